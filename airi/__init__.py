@@ -1,0 +1,1 @@
+"""The ground floor of AIRI: settings, errors, ids, clock, configuration, storage access and processes."""

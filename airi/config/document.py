@@ -1,0 +1,62 @@
+"""The configuration document: every resource that serves, immutable and named by its content's hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+import msgspec
+
+from airi.config.kinds import KINDS, AnyResource
+
+R = TypeVar("R", bound=AnyResource)
+
+
+@dataclass(frozen=True)
+class ConfigDocument:
+    """An immutable set of resources. ``version`` is the store's counter, ``digest`` names the content."""
+
+    resources: dict[tuple[str, str], AnyResource]
+    version: int = 0
+    raw: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, resources: Iterable[AnyResource], version: int = 0) -> ConfigDocument:
+        """Make a document of resources; a later one of the same kind and name replaces an earlier one."""
+        return cls({(r.kind, r.metadata.name): r for r in resources}, version)
+
+    def all(self, kind: type[R]) -> Iterator[R]:
+        """Yield the resources of one kind in order of name."""
+        name = kind.model_fields["kind"].default
+        for key in sorted(self.resources):
+            if key[0] == name:
+                resource = self.resources[key]
+                assert isinstance(resource, kind)
+                yield resource
+
+    def get(self, kind: type[R], name: str) -> R | None:
+        """Return one resource, or ``None``."""
+        resource = self.resources.get((kind.model_fields["kind"].default, name))
+        assert resource is None or isinstance(resource, kind)
+        return resource
+
+    def dump(self) -> list[dict[str, Any]]:
+        """Return plain data, in order of kind and name, as :meth:`load` takes it."""
+        return [
+            self.resources[key].model_dump(mode="json", by_alias=True, exclude_defaults=False)
+            for key in sorted(self.resources)
+        ]
+
+    @classmethod
+    def load(cls, data: Iterable[dict[str, Any]], version: int = 0) -> ConfigDocument:
+        """Make a document of what :meth:`dump` returned."""
+        return cls.of((KINDS[item["kind"]].model_validate(item) for item in data), version)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON of the content (32 hex digits)."""
+        canonical = msgspec.json.encode(self.dump(), order="deterministic")
+        return hashlib.sha256(canonical).hexdigest()[:32]

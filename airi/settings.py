@@ -1,0 +1,139 @@
+"""Settings from the environment. The names are public (docs/configuration.md) and fixed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from airi.errors import ConfigError
+from airi.secrets import Secret
+
+# A unix socket's path is limited to 107 bytes on Linux and 103 on macOS.
+_SOCKET_PATH_LIMIT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment says. Paths are absolute; ``None`` means "use the embedded part"."""
+
+    home: Path
+    host: str = "127.0.0.1"
+    port: int = 4000
+    config: Path | None = None
+    workers: int = 1
+    database_url: str | None = None
+    redis_url: str | None = None
+    broker_url: str | None = None
+    admin_key: Secret | None = None
+    admin_port: int | None = None
+    gateway_url: str | None = None
+    secret_key: Secret | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    sim_replicas: int = 2
+
+    @property
+    def sockets(self) -> Path:
+        """Folder of the unix sockets: inside ``home``, or a private short path when that is too long."""
+        inside = self.home / "run"
+        if len(str(inside / "control.sock").encode()) <= _SOCKET_PATH_LIMIT:
+            return inside
+        digest = hashlib.sha256(str(self.home).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"airi-{os.getuid()}-{digest}"
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the control plane listens (HTTP)."""
+        return self.sockets / "control.sock"
+
+    @property
+    def writer_socket(self) -> Path:
+        """Where the record writer takes frames from gateways and workers."""
+        return self.sockets / "writer.sock"
+
+    @property
+    def redis_socket(self) -> Path:
+        """Where the embedded Redis listens."""
+        return self.sockets / "redis.sock"
+
+    @property
+    def effective_redis_url(self) -> str:
+        """The Redis that counters, locks and notices use, as a redis-py URL."""
+        return self.redis_url or f"unix://{self.redis_socket}?db=0"
+
+    @property
+    def effective_broker_url(self) -> str:
+        """Celery's broker, as a kombu URL. The embedded broker is database 1 of the embedded Redis."""
+        if self.broker_url:
+            return self.broker_url
+        return self.redis_url or f"redis+socket://{self.redis_socket}?virtual_host=1"
+
+    @property
+    def effective_database_url(self) -> str:
+        """Configuration, keys, audit, ledger and content, as a SQLAlchemy URL."""
+        return self.database_url or f"sqlite:///{self.home / 'airi.db'}"
+
+    @property
+    def effective_runs_url(self) -> str:
+        """The durable engine's own database, as a SQLAlchemy URL (the same PostgreSQL when one is given)."""
+        return self.database_url or f"sqlite:///{self.home / 'runs.db'}"
+
+    @property
+    def records(self) -> Path:
+        """Folder of the record store: one SQLite file a day."""
+        return self.home / "records"
+
+    @property
+    def effective_gateway_url(self) -> str:
+        """The address under which workers reach the gateway's door."""
+        scheme = "https" if self.tls_certificate else "http"
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104  # compared, not bound
+        return self.gateway_url or f"{scheme}://{host}:{self.port}"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Read ``AIRI_*``; raise :class:`ConfigError` naming the variable that cannot be understood."""
+        env = os.environ if environment is None else environment
+        problems: list[str] = []
+
+        def integer(name: str, default: int | None) -> int | None:
+            text = env.get(name, "")
+            if not text:
+                return default
+            if not text.isdigit():
+                problems.append(f"{name}: expected a whole number, got {text!r}")
+                return default
+            return int(text)
+
+        def path(name: str) -> Path | None:
+            return Path(env[name]).absolute() if env.get(name) else None
+
+        default_config = Path("airi.yaml").absolute()
+        settings = cls(
+            home=(path("AIRI_HOME") or Path(".airi").absolute()),
+            host=env.get("AIRI_HOST") or "127.0.0.1",
+            port=integer("AIRI_PORT", 4000) or 4000,
+            config=path("AIRI_CONFIG") or (default_config if default_config.exists() else None),
+            workers=integer("AIRI_WORKERS", 1) or 1,
+            database_url=env.get("AIRI_DATABASE_URL") or None,
+            redis_url=env.get("AIRI_REDIS_URL") or None,
+            broker_url=env.get("AIRI_BROKER_URL") or None,
+            admin_key=Secret(env["AIRI_ADMIN_KEY"]) if env.get("AIRI_ADMIN_KEY") else None,
+            admin_port=integer("AIRI_ADMIN_PORT", None),
+            gateway_url=env.get("AIRI_GATEWAY_URL") or None,
+            secret_key=Secret(env["AIRI_SECRET_KEY"]) if env.get("AIRI_SECRET_KEY") else None,
+            tls_certificate=path("AIRI_TLS_CERTIFICATE"),
+            tls_key=path("AIRI_TLS_KEY"),
+            sim_replicas=integer("AIRI_SIM_REPLICAS", 2) or 2,
+        )
+        if settings.config is not None and not settings.config.exists():
+            problems.append(f"AIRI_CONFIG: {settings.config} does not exist")
+        if (settings.tls_certificate is None) != (settings.tls_key is None):
+            problems.append("AIRI_TLS_CERTIFICATE and AIRI_TLS_KEY must be set together")
+        if problems:
+            raise ConfigError(problems)
+        return settings
