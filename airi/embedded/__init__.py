@@ -1,0 +1,1 @@
+"""Parts that are servers of their own (Redis), found and started on one machine."""

@@ -1,0 +1,1 @@
+"""The tree of processes that `airi up` starts, watches and stops."""

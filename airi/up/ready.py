@@ -1,0 +1,22 @@
+"""How a child process says that it can serve: one line on a pipe that the supervisor gave it."""
+
+from __future__ import annotations
+
+import os
+
+READY_FD = "AIRI_READY_FD"
+"""The environment variable that holds the number of the pipe's descriptor."""
+
+
+def notify_ready() -> None:
+    """Write ``READY`` to the supervisor's pipe, once; does nothing when no supervisor asks."""
+    number = os.environ.pop(READY_FD, "")
+    if not number.isdigit():
+        return
+    descriptor = int(number)
+    try:
+        os.write(descriptor, b"READY\n")
+        os.close(descriptor)
+    except OSError:
+        # The supervisor is gone or has given up on us; it is not this process's place to die of that.
+        return
