@@ -1,0 +1,64 @@
+"""Errors in OpenAI's form, and the gateway's own kinds."""
+
+from __future__ import annotations
+
+import msgspec
+
+from airi.errors import AiriError
+
+_encode = msgspec.json.Encoder().encode
+
+
+class MethodNotAllowedError(AiriError):
+    """The path exists, the method does not (405)."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class UnsupportedMediaTypeError(AiriError):
+    """The body is not JSON (415)."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
+
+
+class UpstreamStreamError(AiriError):
+    """The upstream ended its stream without its terminal event, or said that it failed (502, after the first byte)."""
+
+    status = 502
+    type = "upstream_error"
+    code = "upstream_stream_incomplete"
+
+
+class OverloadedError(AiriError):
+    """This process has as many calls as it takes (503)."""
+
+    status = 503
+    type = "server_error"
+    code = "overloaded"
+
+
+def error_body(error: AiriError) -> bytes:
+    """Return ``{"error": {"message", "type", "param", "code"}}`` as JSON."""
+    return _encode(
+        {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+    )
+
+
+_TYPES = {408: "timeout_error", 413: "invalid_request_error", 429: "rate_limit_error"}
+
+
+def transport_error_body(status: int, message: str) -> bytes:
+    """Return the body of an error found below the pipeline, by the HTTP server."""
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    return _encode({"error": {"message": message, "type": kind, "param": None, "code": f"http_{status}"}})
+
+
+def retry_after(error: AiriError) -> list[tuple[bytes, bytes]]:
+    """Return the ``Retry-After`` header (whole seconds, at least one) where the error has a time."""
+    if error.retry_after_ms is None:
+        return []
+    return [(b"retry-after", b"%d" % max(1, -(-error.retry_after_ms // 1_000)))]

@@ -1,0 +1,157 @@
+"""The model routes: what each is called, where it goes upstream and what its body must hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from airi.errors import InvalidRequestError
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+Body = dict[str, Any]
+MAX_CHOICES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One kind of model call. ``upstream`` is the route below an upstream's base address."""
+
+    name: str
+    path: str
+    upstream: str
+    check: Callable[[Body], None]
+    streams: bool = True
+    generates: bool = True
+
+
+def decode_body(raw: bytes) -> Body:
+    """Return the JSON object of a body; raise :class:`InvalidRequestError` that says what is wrong with it."""
+    try:
+        return _decode(raw)
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError("The body must be a JSON object.", code="invalid_json") from error
+    except msgspec.DecodeError as error:
+        detail = str(error)
+        raise InvalidRequestError(f"The body is not valid JSON: {detail}.", code="invalid_json") from error
+    except RecursionError as error:
+        raise InvalidRequestError("The body is nested too deeply.", code="invalid_json") from error
+    except UnicodeDecodeError as error:
+        raise InvalidRequestError("The body is not valid UTF-8.", code="invalid_json") from error
+
+
+def _wrong(param: str, expected: str) -> InvalidRequestError:
+    return InvalidRequestError(f"'{param}' must be {expected}.", param=param, code="invalid_type")
+
+
+def _integer(body: Body, name: str, low: int, high: int) -> None:
+    value = body.get(name)
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _wrong(name, "a whole number")
+    if not low <= value <= high:
+        raise InvalidRequestError(f"'{name}' must be between {low} and {high}, not {value}.", param=name, code="invalid_value")
+
+
+def _number(body: Body, name: str, low: float, high: float) -> None:
+    value = body.get(name)
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong(name, "a number")
+    if not low <= value <= high:
+        raise InvalidRequestError(f"'{name}' must be between {low} and {high}.", param=name, code="invalid_value")
+
+
+def _flag(body: Body, name: str) -> None:
+    if not isinstance(body.get(name, False), bool | None):
+        raise _wrong(name, "true or false")
+
+
+def _model(body: Body) -> None:
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        raise InvalidRequestError("You must name a model: 'model' is missing or not a string.", param="model", code="missing_model")
+    if len(model) > 256:
+        raise _wrong("model", "at most 256 characters long")
+
+
+def _generation(body: Body) -> None:
+    _model(body)
+    _flag(body, "stream")
+    _integer(body, "n", 1, MAX_CHOICES)
+    _integer(body, "max_tokens", 1, 10_000_000)
+    _integer(body, "max_completion_tokens", 1, 10_000_000)
+    _number(body, "temperature", 0, 2)
+    _number(body, "top_p", 0, 1)
+    _number(body, "presence_penalty", -2, 2)
+    _number(body, "frequency_penalty", -2, 2)
+    if not isinstance(body.get("user", ""), str | None):
+        raise _wrong("user", "a string")
+    options = body.get("stream_options")
+    if options is not None and not isinstance(options, dict):
+        raise _wrong("stream_options", "an object")
+    stop = body.get("stop")
+    if stop is not None and not isinstance(stop, str) and not (
+        isinstance(stop, list) and all(isinstance(item, str) for item in stop)
+    ):
+        raise _wrong("stop", "a string or a list of strings")
+
+
+def check_chat(body: Body) -> None:
+    """Check the fields of a chat completion that the gateway itself reads; the rest passes unchanged."""
+    _generation(body)
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequestError("'messages' must be a list with at least one message.", param="messages", code="invalid_type")
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise _wrong(f"messages[{index}]", "an object")
+        if not isinstance(message.get("role"), str):
+            raise _wrong(f"messages[{index}].role", "a string such as 'user'")
+        content = message.get("content")
+        if content is not None and not isinstance(content, str) and not (
+            isinstance(content, list) and all(isinstance(part, dict) for part in content)
+        ):
+            raise _wrong(f"messages[{index}].content", "a string or a list of parts")
+        calls = message.get("tool_calls")
+        if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
+            raise _wrong(f"messages[{index}].tool_calls", "a list of objects")
+    tools = body.get("tools")
+    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        raise _wrong("tools", "a list of objects")
+
+
+def _tokens(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
+
+
+def _text_input(body: Body, name: str) -> None:
+    value = body.get(name)
+    texts = isinstance(value, list) and bool(value) and all(isinstance(item, str) or _tokens(item) for item in value)
+    if not (isinstance(value, str) or texts or (_tokens(value) and value)):
+        raise _wrong(name, "a string, a list of strings, or token numbers")
+
+
+def check_completion(body: Body) -> None:
+    """Check a legacy text completion."""
+    _generation(body)
+    _text_input(body, "prompt")
+
+
+def check_embeddings(body: Body) -> None:
+    """Check an embeddings call."""
+    _model(body)
+    _text_input(body, "input")
+    _integer(body, "dimensions", 1, 65_536)
+    if body.get("encoding_format") not in (None, "float", "base64"):
+        raise _wrong("encoding_format", "'float' or 'base64'")
+
+
+CHAT = Operation("chat", "/v1/chat/completions", "/chat/completions", check_chat)
+COMPLETION = Operation("text_completion", "/v1/completions", "/completions", check_completion)
+EMBEDDINGS = Operation("embeddings", "/v1/embeddings", "/embeddings", check_embeddings, streams=False, generates=False)
+OPERATIONS = {operation.path: operation for operation in (CHAT, COMPLETION, EMBEDDINGS)}

@@ -1,0 +1,60 @@
+"""The way of a call: every stage, in order, on one screen.
+
+Each stage lives in ``gateway/stages/``; it hands one room narrow inputs, gets a decision back and writes it down.
+"""
+
+from __future__ import annotations
+
+from airi.errors import AiriError
+from airi.http.server import Request
+from gateway.errors import OverloadedError
+from gateway.exchange import Exchange
+from gateway.operations import Operation
+from gateway.runtime import Runtime
+from gateway.stages.admit import admit
+from gateway.stages.authenticate import authenticate
+from gateway.stages.deliver import deliver, deliver_error, deliver_replay
+from gateway.stages.prompt import apply_prompt_policies
+from gateway.stages.record import record
+from gateway.stages.route import route
+from gateway.stages.settle import settle
+from gateway.stages.understand import understand
+
+
+class Pipeline:
+    """Walks calls through the stages with what this process holds."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    async def run(self, request: Request, operation: Operation) -> None:
+        """Serve one call. A client that leaves cancels this coroutine: what was used is settled all the same."""
+        runtime = self._runtime
+        exchange = Exchange(request, operation, runtime.snapshot)
+        runtime.in_flight[exchange.span_id] = exchange
+        try:
+            await self._walk(runtime, exchange)
+        except AiriError as error:
+            deliver_error(exchange, error)
+        except BaseException:
+            # A cancelled call (the caller left) and a fault of ours leave a record too, then go their way.
+            exchange.status = exchange.status or 499
+            exchange.error_type = exchange.error_type or "cancelled"
+            raise
+        finally:
+            runtime.in_flight.pop(exchange.span_id, None)
+            settle(runtime, exchange)
+            record(runtime, exchange)
+
+    @staticmethod
+    async def _walk(runtime: Runtime, exchange: Exchange) -> None:
+        if len(runtime.in_flight) > runtime.max_in_flight:
+            raise OverloadedError("This gateway process is serving all the calls it takes.", retry_after_ms=1_000)
+        await authenticate(runtime, exchange)
+        understand(exchange)
+        replay = await admit(runtime, exchange)
+        if replay is not None:
+            return deliver_replay(exchange, replay)
+        apply_prompt_policies(exchange)
+        await route(runtime, exchange)
+        await deliver(runtime, exchange)

@@ -1,0 +1,83 @@
+"""The last stage: the finished Exchange becomes one record and goes to the writer."""
+
+from __future__ import annotations
+
+import time
+
+from gateway.exchange import Exchange
+from gateway.runtime import Runtime
+from gateway.usage import Usage
+from observability.record import Attempt, CallRecord, Decision
+
+
+def record(runtime: Runtime, exchange: Exchange) -> None:
+    """Emit the call's record; it never blocks and never fails the call."""
+    exchange.mark("end")
+    runtime.emitter.emit(make_record(exchange, runtime.process), exchange.content)
+
+
+def make_record(exchange: Exchange, process: str) -> CallRecord:
+    """Return what the dashboard and the exporters will know about the call."""
+    started = exchange.started_ns
+    usage = exchange.usage or Usage()
+    key = exchange.key
+    answer = exchange.answer
+    call = CallRecord(
+        trace_id=exchange.trace_id,
+        span_id=exchange.span_id,
+        parent_span_id=exchange.parent_span_id,
+        request_id=exchange.request_id,
+        process=process,
+        tenant=key.tenant if key is not None else "",
+        started_unix_ns=exchange.started_unix_ns,
+        duration_us=(time.monotonic_ns() - started) // 1_000,
+        status=exchange.status,
+        user=exchange.user,
+        session=exchange.session,
+        tags=exchange.tags,
+        route=exchange.operation.path,
+        operation=exchange.operation.name,
+        model=exchange.model,
+        alias=exchange.alias,
+        stream=exchange.stream,
+        error_type=exchange.error_type,
+        error_code=exchange.error_code,
+        error_message=exchange.error_message,
+        marks={name: (at - started) // 1_000 for name, at in exchange.marks},
+        ttft_us=exchange.ttft_us,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cached_tokens=usage.cached_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        usage_source=usage.source,
+        max_tokens=exchange.max_tokens,
+        cost_usd_micros=exchange.cost_usd_micros,
+        price_source=exchange.price_source,
+        reservation_id=exchange.reservation_id,
+        finish_reasons=exchange.finish_reasons,
+        decisions=[
+            Decision(stage, (at - started) // 1_000, took // 1_000, outcome, reason, details)
+            for stage, at, took, outcome, reason, details in exchange.decisions
+        ],
+        snapshot=exchange.snapshot.digest,
+        detections=exchange.detections,
+        policy_hit=exchange.policy_hit,
+        replayed=exchange.replayed,
+        chunks=exchange.chunks,
+    )
+    if key is not None:
+        call.team, call.key_id = key.team, key.id
+    if exchange.run is not None:
+        call.run_id, call.step = exchange.run.run_id, exchange.run.step
+    if answer is not None:
+        _add_answer(call, exchange, answer)
+    return call
+
+
+def _add_answer(call: CallRecord, exchange: Exchange, answer: Answer) -> None:
+    call.version = answer.version
+    call.target = answer.target
+    call.provider = answer.provider
+    call.provider_model = answer.provider_model
+    call.simulated = answer.simulated
+    call.attempts = [_attempt(attempt, exchange) for attempt in answer.attempts]

@@ -1,0 +1,45 @@
+"""Read the call: media type, body, the fields that the gateway needs, and the plan for this key and model."""
+
+from __future__ import annotations
+
+from airi.errors import InvalidRequestError
+from gateway.errors import UnsupportedMediaTypeError
+from gateway.exchange import Exchange
+from gateway.operations import decode_body
+
+_MAX_TAGS = 16
+
+
+def understand(exchange: Exchange) -> None:
+    """Fill the Exchange from the request; raise an error in OpenAI's form that names the field."""
+    request = exchange.request
+    media = request.header(b"content-type")
+    if media is not None and not media.lower().startswith(b"application/json"):
+        raise UnsupportedMediaTypeError("Send the body as 'content-type: application/json'.")
+    body = decode_body(request.body)
+    operation = exchange.operation
+    operation.check(body)
+    exchange.body = body
+    exchange.model = body["model"]
+    exchange.user = body.get("user") or ""
+    exchange.stream = operation.streams and bool(body.get("stream"))
+    _read_headers(exchange)
+    key = exchange.key
+    assert key is not None
+    exchange.plan = exchange.snapshot.plan(key, exchange.model, exchange.user)
+    exchange.alias = exchange.plan.alias
+
+
+def _read_headers(exchange: Exchange) -> None:
+    request = exchange.request
+    session = request.header(b"x-airi-session")
+    if session:
+        exchange.session = session[:128].decode("latin-1")
+    tags = request.header(b"x-airi-tags")
+    if tags:
+        exchange.tags = [tag.strip()[:64] for tag in tags.decode("latin-1").split(",")[:_MAX_TAGS] if tag.strip()]
+    key = request.header(b"idempotency-key")
+    if key:
+        if len(key) > 255:
+            raise InvalidRequestError("'idempotency-key' may be at most 255 bytes long.", param="idempotency-key")
+        exchange.idempotency_key = key.decode("latin-1")
