@@ -35,6 +35,8 @@ class Settings:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     sim_replicas: int = 2
+    record_days: int = 14
+    """Days of call records that are kept, today among them."""
 
     @property
     def sockets(self) -> Path:
@@ -129,6 +131,7 @@ class Settings:
             tls_certificate=path("AIRI_TLS_CERTIFICATE"),
             tls_key=path("AIRI_TLS_KEY"),
             sim_replicas=integer("AIRI_SIM_REPLICAS", 2) or 2,
+            record_days=integer("AIRI_RECORD_DAYS", 14) or 14,
         )
         if settings.config is not None and not settings.config.exists():
             problems.append(f"AIRI_CONFIG: {settings.config} does not exist")

@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from airi.ids import new_id
-from observability import wire
+from observability import exposition, wire
 from observability.errors import WireError
 from observability.process_gauges import ProcessGauges
 from observability.record import CallContent, CallRecord, LiveCall, SpanRecord
+
+_log = logging.getLogger("observability.emitter")
+_FIRST_WAIT_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +103,9 @@ class Emitter:
         self._live_cut = len(calls) - len(self._live)
         self._live_changed = True
 
-    def gauge(self, name: str, value: float) -> None:
-        """Set a gauge of this process, shown as ``airi_<name>{process=…}``; ``name`` is ``[a-z_]+``."""
-        self._gauges.set(name, value)
+    def gauge(self, name: str, value: float, labels: Mapping[str, str] | None = None) -> None:
+        """Set a gauge of this process, shown as ``airi_<name>{process=…, …}``; names are ``[a-z_][a-z0-9_]*``."""
+        self._gauges.set(name if not labels else name + exposition.labels_text(labels), value)
 
     @property
     def drops(self) -> dict[str, int]:
@@ -170,22 +175,22 @@ class Emitter:
             self._drops["closed"] += lost
 
     async def _run(self) -> None:
-        wait = 0.02
+        wait = _FIRST_WAIT_S
         while True:
+            began = time.monotonic()
             try:
                 reader, writer = await asyncio.open_unix_connection(self._socket)
-            except OSError:
-                await asyncio.sleep(wait)
-                wait = min(wait * 2, self._limits.reconnect_max_s)
-                continue
-            wait = 0.02
-            try:
-                await self._session(reader, writer)
-            except (OSError, EOFError, WireError, msgspec.DecodeError):
-                await asyncio.sleep(wait)
-            finally:
-                self.connected = False
-                writer.close()
+                try:
+                    await self._session(reader, writer)
+                finally:
+                    self.connected = False
+                    writer.close()
+            except (OSError, EOFError, WireError, msgspec.DecodeError) as error:
+                _log.debug("the record writer is away: %s", error)
+            if time.monotonic() - began > self._limits.reconnect_max_s:
+                wait = _FIRST_WAIT_S
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, self._limits.reconnect_max_s)
 
     async def _session(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(wire.frame(wire.Hello(wire.PROTOCOL, self._instance, self.process, self._gauges.pid)))

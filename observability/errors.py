@@ -33,3 +33,9 @@ class WriterUnavailableError(UnavailableError):
     """The record writer does not answer; calls go on, what is live cannot be shown (503)."""
 
     code = "record_writer_unavailable"
+
+
+class RecordStoreError(AiriError):
+    """The day's file cannot be used; the message names it."""
+
+    code = "record_store_error"

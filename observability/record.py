@@ -11,13 +11,18 @@ upstream's secret; content goes beside the record as :class:`CallContent`, alrea
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 UsageSource = Literal["upstream", "estimated", "none"]
 AttemptOutcome = Literal["ok", "error", "retried", "fallback", "cancelled", "skipped"]
 SpanKind = Literal["workflow", "step", "agent", "tool"]
+
+
+Count = Annotated[int, msgspec.Meta(ge=-(1 << 48), le=1 << 48)]
+"""A number that a day's sum of cannot leave SQLite's 64 bits; the writer refuses a record beyond it."""
+UnixNs = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Decision(msgspec.Struct, array_like=True, gc=False):
@@ -80,9 +85,9 @@ class CallRecord(msgspec.Struct, array_like=True, kw_only=True, gc=False):
     trace_id: str
     span_id: str
     tenant: str
-    started_unix_ns: int
-    duration_us: int
-    status: int
+    started_unix_ns: UnixNs
+    duration_us: Count
+    status: Count
     """HTTP status the caller got; 499 when the caller left first."""
     parent_span_id: str = ""
     request_id: str = ""
@@ -112,17 +117,17 @@ class CallRecord(msgspec.Struct, array_like=True, kw_only=True, gc=False):
     """AIRI's own words about the failure; never an upstream's body."""
     marks: dict[str, int] = {}
     """Stage → µs after the start at which it *ended*: auth, admit, policy, route, first_byte, last_byte, end."""
-    ttft_us: int = 0
+    ttft_us: Count = 0
     """Time to the first visible byte, 0 when there was none."""
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
+    input_tokens: Count = 0
+    output_tokens: Count = 0
+    cached_tokens: Count = 0
     reasoning_tokens: int = 0
     usage_source: UsageSource = "none"
     max_tokens: int = 0
     """As sent upstream; 0 when not sent."""
     temperature: float | None = None
-    cost_usd_micros: int = 0
+    cost_usd_micros: Count = 0
     price_source: str = ""
     reservation_id: str = ""
     finish_reasons: list[str] = []
@@ -170,8 +175,8 @@ class SpanRecord(msgspec.Struct, array_like=True, kw_only=True, gc=False):
     kind: SpanKind
     name: str
     """Name of the workflow, step, agent or tool; exporters put the operation before it."""
-    started_unix_ns: int
-    duration_us: int
+    started_unix_ns: UnixNs
+    duration_us: Count
     parent_span_id: str = ""
     links: list[SpanLink] = []
     process: str = ""
@@ -193,7 +198,7 @@ class LiveCall(msgspec.Struct, array_like=True, kw_only=True, gc=False):
 
     trace_id: str
     tenant: str
-    started_unix_ns: int
+    started_unix_ns: UnixNs
     stage: str = ""
     """The stage it is in: ``auth``, ``admit``, ``policy``, ``queue``, ``forward``, ``stream``."""
     request_id: str = ""
@@ -202,7 +207,7 @@ class LiveCall(msgspec.Struct, array_like=True, kw_only=True, gc=False):
     model: str = ""
     target: str = ""
     stream: bool = False
-    output_tokens: int = 0
+    output_tokens: Count = 0
     run_id: str = ""
     session: str = ""
     simulated: bool = False
