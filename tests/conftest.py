@@ -65,12 +65,11 @@ def redis_server(short_tmp: Path) -> Iterator[str]:
         _lacks("a Redis binary")
     socket = short_tmp / "redis.sock"
     prepare_redis(socket, short_tmp / "redis")
-    command = redis_command(binary, socket=socket, directory=short_tmp / "redis")
+    command = redis_command(binary, socket_path=socket, directory=short_tmp / "redis")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
-        url = f"unix://{socket}?db=0"
-        wait_for_redis(url)
-        yield url
+        wait_for_redis(socket)
+        yield f"unix://{socket}?db=0"
     finally:
         process.terminate()
         process.wait(10)

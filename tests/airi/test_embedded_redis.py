@@ -28,10 +28,9 @@ from airi.redis import connect, connect_async
 def _start(binary: RedisBinary, home: Path) -> tuple[subprocess.Popen[bytes], str]:
     socket = home / "run" / "redis.sock"
     prepare_redis(socket, home / "redis")
-    process = subprocess.Popen(redis_command(binary, socket=socket, directory=home / "redis"))
-    url = f"unix://{socket}"
-    wait_for_redis(url)
-    return process, url
+    process = subprocess.Popen(redis_command(binary, socket_path=socket, directory=home / "redis"))
+    wait_for_redis(socket)
+    return process, f"unix://{socket}"
 
 
 @pytest.mark.parametrize("source", ["path", "bundled"])
@@ -50,7 +49,7 @@ def test_each_source_starts_and_keeps_its_data_over_a_kill(
         client.set("kept", "yes")
     process.send_signal(signal.SIGKILL)
     process.wait(5)
-    assert not answers(url)
+    assert not answers(home / "run" / "redis.sock")
     process, url = _start(binary, home)  # the dead one's socket is in the way
     with connect(url) as client:
         assert client.get("kept") == b"yes"

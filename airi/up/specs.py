@@ -1,0 +1,79 @@
+"""Which processes make up AIRI on one machine, in what order they start and end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from airi.embedded.redis import answers, find_redis, prepare_redis, redis_command
+from airi.settings import Settings
+
+RUNNING_CALLS_S = 32.0
+"""How long calls and steps that run may take to end: the public 30 s and a moment to say goodbye."""
+DRAIN_ORDER = ("worker", "gateway", "control", "writer", "sim", "redis")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSpec:
+    """One process to supervise.
+
+    ``name`` is shown; ``role`` is its place in :data:`DRAIN_ORDER`; ``after`` names what must be ready before it
+    starts. It is ready when ``probe`` says so, or, without one, when it has written ``READY`` to its pipe.
+    """
+
+    name: str
+    role: str
+    command: Sequence[str]
+    after: tuple[str, ...] = ()
+    probe: Callable[[], bool] | None = None
+    drain_s: float = 10.0
+    environment: dict[str, str] = field(default_factory=dict)
+    prepare: Callable[[], None] | None = None
+    """Runs before every start of the process."""
+
+
+def module(name: str, *arguments: str) -> list[str]:
+    """Return the command line that runs a module of AIRI with this Python (``-P``: nothing shadows it)."""
+    return [sys.executable, "-P", "-m", name, *arguments]
+
+
+def redis_spec(settings: Settings) -> ProcessSpec:
+    """Return the embedded Redis; raise ``EmbeddedPartError`` when this machine has none."""
+    socket, directory = settings.redis_socket, settings.home / "redis"
+    return ProcessSpec(
+        "redis",
+        "redis",
+        redis_command(find_redis(), socket_path=socket, directory=directory),
+        probe=partial(answers, socket),
+        prepare=partial(prepare_redis, socket, directory),
+    )
+
+
+def tree(settings: Settings, sim_ports: Sequence[int]) -> list[ProcessSpec]:
+    """Return all processes for these settings. What has an address (AIRI_REDIS_URL …) is not started."""
+    specs: list[ProcessSpec] = []
+    after: tuple[str, ...] = ()
+    if settings.redis_url is None:
+        specs.append(redis_spec(settings))
+        after = ("redis",)
+    specs.append(ProcessSpec("writer", "writer", module("observability.writer"), after=after))
+    specs.append(ProcessSpec("control", "control", module("gateway.control"), after=after))
+    for number in range(1, settings.workers + 1):
+        name = "gateway" if settings.workers == 1 else f"gateway-{number}"
+        command = module("gateway.process")
+        specs.append(ProcessSpec(name, "gateway", command, after=after, drain_s=RUNNING_CALLS_S))
+    specs.append(
+        ProcessSpec("worker", "worker", module("agents.worker"), after=after, drain_s=RUNNING_CALLS_S)
+    )
+    for number, port in enumerate(sim_ports, 1):
+        command = module("routing.sim", "--port", str(port))
+        specs.append(ProcessSpec(f"sim-{number}", "sim", command, drain_s=3.0))
+    return specs
+
+
+def package_root() -> Path:
+    """Return the folder that holds AIRI's packages."""
+    return Path(__file__).resolve().parent.parent.parent
