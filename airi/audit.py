@@ -76,7 +76,9 @@ MIGRATIONS = [
                 """,
                 "CREATE INDEX audit_by_tenant ON audit (tenant, seq)",
                 "CREATE TABLE audit_head (id INTEGER PRIMARY KEY, seq BIGINT NOT NULL, digest VARCHAR(64) NOT NULL)",
-                f"INSERT INTO audit_head (id, seq, digest) VALUES (1, 0, '{GENESIS}')",
+                "INSERT INTO audit_head (id, seq, digest) VALUES (1, 0, '{genesis}')".replace(
+                    "{genesis}", GENESIS
+                ),
             ),
             statements(
                 "CREATE TRIGGER audit_no_update BEFORE UPDATE ON audit "
@@ -139,7 +141,11 @@ def append(
     entry = AuditEntry(seq, unix_ms(), actor[:200], action, target[:300], tenant, detail or {})
     digest = _chain(previous, entry)
     connection.execute(update(head).values(digest=digest))
-    row = {**msgspec.structs.asdict(entry), "digest": digest, "detail": msgspec.json.encode(entry.detail).decode()}
+    row = {
+        **msgspec.structs.asdict(entry),
+        "digest": digest,
+        "detail": msgspec.json.encode(entry.detail).decode(),
+    }
     connection.execute(insert(audit).values(**row))
     return msgspec.structs.replace(entry, digest=digest)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import BigInteger, Column, Connection, Engine, MetaData, String, Table, Text, select
+from sqlalchemy import BigInteger, Column, Connection, Engine, MetaData, String, Table, Text, select, text
 
 from airi.clock import unix_ms
 from airi.database import Migration, write
@@ -41,8 +41,13 @@ MIGRATIONS = [
 ]
 
 
+_INSERT = text(
+    "INSERT INTO vault (name, box, created_at_ms) VALUES (:name, :box, :created_at_ms) ON CONFLICT (name) DO NOTHING"
+)
+
+
 class Vault:
-    """Sealed values by name. Blocking; every method is one statement or one short transaction."""
+    """Sealed values by name. Blocking; every method is a few statements. Names are written once."""
 
     def __init__(self, engine: Engine, ring: KeyRing) -> None:
         self._engine = engine
@@ -51,29 +56,30 @@ class Vault:
     def get(self, name: str) -> bytes | None:
         """Return the value, or ``None``; :class:`airi.keyring.SealError` when its key left the ring."""
         with self._engine.connect() as connection:
-            return self._read(connection, name)
+            return self.get_in(connection, name)
 
-    def put(self, connection: Connection, name: str, plain: bytes) -> None:
-        """Store a new value within the caller's transaction; names are written once."""
-        connection.execute(
-            vault.insert().values(name=name, box=self._ring.seal(plain, name), created_at_ms=unix_ms())
-        )
+    def get_in(self, connection: Connection, name: str) -> bytes | None:
+        """As :meth:`get`, within the caller's transaction."""
+        box = connection.scalar(select(vault.c.box).where(vault.c.name == name))
+        return None if box is None else self._ring.open(box, name)
+
+    def put_in(self, connection: Connection, name: str, plain: bytes) -> bool:
+        """Store a value within the caller's transaction; return whether the name was free (else nothing changes)."""
+        box = self._ring.seal(plain, name)
+        inserted = connection.execute(_INSERT, {"name": name, "box": box, "created_at_ms": unix_ms()})
+        return inserted.rowcount == 1
 
     def ensure(self, name: str, make: Callable[[], bytes]) -> bytes:
         """Return the value, storing ``make()`` when there is none; racing callers all get the first one's."""
         found = self.get(name)
-        if found is not None:
-            return found
-        with write(self._engine) as connection:
-            if connection.dialect.name == "postgresql":
-                connection.exec_driver_sql("LOCK TABLE vault IN SHARE ROW EXCLUSIVE MODE")
-            found = self._read(connection, name)
-            if found is None:
-                found = make()
-                self.put(connection, name, found)
+        if found is None:
+            with write(self._engine) as connection:
+                self.put_in(connection, name, make())
+                found = self.get_in(connection, name)
+            assert found is not None
         return found
 
-    def forget(self, connection: Connection, name: str) -> None:
+    def forget_in(self, connection: Connection, name: str) -> None:
         """Remove a value; what it encrypted is unreadable from then on, backups apart."""
         connection.execute(vault.delete().where(vault.c.name == name))
 
@@ -81,15 +87,9 @@ class Vault:
         """Seal everything anew with the ring's first member; return how many values changed."""
         changed = 0
         with write(self._engine) as connection:
-            if connection.dialect.name == "postgresql":
-                connection.exec_driver_sql("LOCK TABLE vault IN SHARE ROW EXCLUSIVE MODE")
             for name, box in connection.execute(select(vault.c.name, vault.c.box)).all():
                 if not self._ring.sealed_with_current(box):
                     fresh = self._ring.seal(self._ring.open(box, name), name)
                     connection.execute(vault.update().where(vault.c.name == name).values(box=fresh))
                     changed += 1
         return changed
-
-    def _read(self, connection: Connection, name: str) -> bytes | None:
-        box = connection.scalar(select(vault.c.box).where(vault.c.name == name))
-        return None if box is None else self._ring.open(box, name)

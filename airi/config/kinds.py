@@ -6,15 +6,17 @@ which import this module, never the other way; see :mod:`airi.config.validation`
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from airi.config.units import Milliseconds, UsdMicros
 
-API_VERSION = "airi/v1alpha1"
+API_VERSION: Final = "airi/v1alpha1"
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/:@-]{0,126}[A-Za-z0-9])?$")]
-SecretReference = Annotated[str, Field(pattern=r"^\$\{(env:[A-Za-z_][A-Za-z0-9_]*|file:[^}]+|sealed:[^}]+)\}$")]
+SecretReference = Annotated[
+    str, Field(pattern=r"^\$\{(env:[A-Za-z_][A-Za-z0-9_]*|file:[^}]+|sealed:[^}]+)\}$")
+]
 """``${env:NAME}``, ``${file:PATH}`` or, written by the store itself, ``${sealed:…}``; never a plain secret."""
 
 

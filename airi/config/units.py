@@ -38,7 +38,9 @@ def parse_usd(value: Any) -> int:
 Milliseconds = Annotated[
     int,
     BeforeValidator(parse_duration),
-    WithJsonSchema({"type": ["string", "integer"], "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$", "examples": ["30s"]}),
+    WithJsonSchema(
+        {"type": ["string", "integer"], "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$", "examples": ["30s"]}
+    ),
 ]
 """A duration: ``30s`` in YAML, an integer of milliseconds in code."""
 UsdMicros = Annotated[

@@ -1,0 +1,30 @@
+"""The ground floor's tables: which rooms of the schema there are, and bringing a database up to date.
+
+``airi.db`` (or PostgreSQL) takes all of :data:`ROOMS`; a room with a database of its own (the durable engine)
+adds :data:`CONTENT_ROOMS` to it, so that its rows and the content they refer to commit together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Engine
+
+from airi import audit, content, vault
+from airi.config import migrations as config_migrations
+from airi.database import Migration, migrate
+from airi.keys import migrations as key_migrations
+
+Rooms = Sequence[tuple[str, Sequence[Migration]]]
+CONTENT_ROOMS: Rooms = (("vault", vault.MIGRATIONS), ("content", content.MIGRATIONS))
+ROOMS: Rooms = (
+    *CONTENT_ROOMS,
+    ("audit", audit.MIGRATIONS),
+    ("config", config_migrations.MIGRATIONS),
+    ("keys", key_migrations.MIGRATIONS),
+)
+
+
+def prepare(engine: Engine, rooms: Rooms = ROOMS) -> int:
+    """Apply every migration that the database lacks; return how many were applied."""
+    return sum(migrate(engine, room, migrations) for room, migrations in rooms)
