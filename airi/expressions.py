@@ -211,6 +211,9 @@ def _measure(values: Iterable[Any]) -> tuple[int, int]:
         nodes += 1
         if isinstance(value, str):
             chars += len(value)
+            if "\0" in value:
+                # The library would silently cut the text there.
+                raise EvaluationError("a text handed to an expression holds a NUL character")
         elif isinstance(value, Mapping):
             stack.extend((item, depth + 1) for item in value.values())
             chars += sum(len(key) for key in value if isinstance(key, str))
