@@ -1,0 +1,213 @@
+"""Checks that need more than one resource, and the hook for the rooms' own deep checks.
+
+A reference that something cannot work without (a target's pool, a fallback, ``route_to``) must exist: that is a problem,
+and the configuration is refused. A name in a scope that fits nothing yet is a warning: it may come later.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from airi.config.document import ConfigDocument
+from airi.config.explain import did_you_mean
+from airi.config.kinds import (
+    AnyResource,
+    Budget,
+    Model,
+    Policy,
+    Pool,
+    Provider,
+    Tenant,
+    Tool,
+    UpstreamTls,
+)
+from airi.config.positions import Where
+
+Validator = Callable[[Any, Where], list[str]]
+"""A room's deep check of one resource of a kind: returns whole lines, ``f"{where('when')}: what is wrong"``."""
+Validators = Mapping[str, Validator]
+Path = tuple[str | int, ...]
+RESERVED_MODEL_PREFIX = "workflow/"
+_SECRET_HEADERS = {"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie", "x-goog-api-key"}
+
+
+@dataclass(slots=True)
+class Findings:
+    """What is wrong (refuses the whole) and what looks wrong (is told)."""
+
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def check(
+    document: ConfigDocument,
+    *,
+    places: Mapping[tuple[str, str], Where] | None = None,
+    validators: Validators | None = None,
+    changed: Iterable[tuple[str, str]] | None = None,
+) -> Findings:
+    """Check a whole document. ``places`` names files and lines where they are known.
+
+    The rooms' ``validators`` (by kind) run on the resources in ``changed`` only, or on all when it is ``None``:
+    they are dear, and what they look at lies within the resource.
+    """
+    findings = Findings()
+    places = places or {}
+    deep = set(document.resources if changed is None else changed)
+    for key in sorted(document.resources):
+        resource = document.resources[key]
+        where = places.get(key) or Where(*key)
+        findings.problems += _alone(resource, where)
+        findings.problems += _dangling(document, resource, where)
+        findings.warnings += _unmatched(document, resource, where)
+        validator = (validators or {}).get(resource.kind)
+        if validator is not None and key in deep:
+            findings.problems += validator(resource, where)
+    return findings
+
+
+def references(resource: AnyResource) -> Iterator[tuple[str, str, Path]]:
+    """Yield kind, name and place of everything that ``resource`` cannot work without."""
+    if isinstance(resource, Model):
+        for index, version in enumerate(resource.versions):
+            for number, target in enumerate(version.targets):
+                path: Path = ("versions", index, "targets", number)
+                if target.pool is not None:
+                    yield "Pool", target.pool, (*path, "pool")
+                if target.provider is not None:
+                    yield "Provider", target.provider, (*path, "provider")
+        for index, name in enumerate(resource.fallbacks):
+            yield "Model", name, ("fallbacks", index)
+    elif isinstance(resource, Policy) and resource.route_to is not None:
+        yield "Model", resource.route_to, ("route_to",)
+
+
+def _dangling(document: ConfigDocument, resource: AnyResource, where: Where) -> list[str]:
+    problems = []
+    for kind, name, path in references(resource):
+        if (kind, name) not in document.resources:
+            known = [other for other_kind, other in document.resources if other_kind == kind]
+            hint = did_you_mean(name, known)
+            problems.append(f"{where(*path)}: there is no {kind} {name!r}{hint}")
+    return problems
+
+
+def _unmatched(document: ConfigDocument, resource: AnyResource, where: Where) -> list[str]:
+    """Names without ``*`` in scopes that fit no tenant or model."""
+    named: list[tuple[str, Path, str]] = []
+    if isinstance(resource, Policy):
+        named += [("Tenant", ("scope", "tenants", i), n) for i, n in enumerate(resource.scope.tenants)]
+        named += [("Model", ("scope", "models", i), n) for i, n in enumerate(resource.scope.models)]
+    elif isinstance(resource, Tenant):
+        named += [("Model", ("models", i), n) for i, n in enumerate(resource.models)]
+        named += [("Model", ("model_limits", n), n) for n in resource.model_limits]
+    elif isinstance(resource, Tool):
+        named += [("Tenant", ("tenants", i), n) for i, n in enumerate(resource.tenants)]
+    warnings = []
+    for kind, path, name in named:
+        if "*" in name or (kind, name) in document.resources or name.startswith(RESERVED_MODEL_PREFIX):
+            continue
+        known = [other for other_kind, other in document.resources if other_kind == kind]
+        warnings.append(f"{where(*path)}: fits no {kind} so far{did_you_mean(name, known)}")
+    return warnings
+
+
+def _alone(resource: AnyResource, where: Where) -> list[str]:
+    """What is wrong within one resource but beyond its types."""
+    if isinstance(resource, Provider):
+        return [
+            *_address(resource.base_url, where, ("base_url",)),
+            *_headers(resource.headers, where, ("headers",)),
+            *_tls(resource.tls, where),
+        ]
+    if isinstance(resource, Pool):
+        names = [replica.name for replica in resource.replicas]
+        problems = _repeated(names, where, ("replicas",), "replica")
+        for index, replica in enumerate(resource.replicas):
+            problems += _address(replica.url, where, ("replicas", index, "url"))
+        return problems + _tls(resource.tls, where)
+    if isinstance(resource, Model):
+        return _model(resource, where)
+    if isinstance(resource, Tenant):
+        return _tenant(resource, where)
+    if isinstance(resource, Tool) and resource.http is not None:
+        return [
+            *_address(resource.http.url, where, ("http", "url")),
+            *_headers(resource.http.headers, where, ("http", "headers")),
+        ]
+    return []
+
+
+def _model(model: Model, where: Where) -> list[str]:
+    problems = []
+    name = model.metadata.name
+    if name.startswith(RESERVED_MODEL_PREFIX):
+        problems.append(
+            f"{where('metadata', 'name')}: names with {RESERVED_MODEL_PREFIX!r} belong to workflows"
+        )
+    if name in model.fallbacks:
+        problems.append(
+            f"{where('fallbacks', model.fallbacks.index(name))}: a model cannot fall back to itself"
+        )
+    for index, version in enumerate(model.versions):
+        if all(target.weight == 0 for target in version.targets):
+            problems.append(
+                f"{where('versions', index, 'targets')}: every weight is 0, so nothing can be chosen"
+            )
+    return problems
+
+
+def _tenant(tenant: Tenant, where: Where) -> list[str]:
+    problems = _repeated([team.name for team in tenant.teams], where, ("teams",), "team")
+    problems += _budgets(tenant.budgets, where, ("budgets",))
+    for index, team in enumerate(tenant.teams):
+        problems += _budgets(team.budgets, where, ("teams", index, "budgets"))
+    for name, limits in tenant.model_limits.items():
+        problems += _budgets(limits.budgets, where, ("model_limits", name, "budgets"))
+    return problems
+
+
+def _budgets(budgets: Sequence[Budget], where: Where, path: Path) -> list[str]:
+    return _repeated([budget.name for budget in budgets], where, path, "budget")
+
+
+def _repeated(names: Sequence[str], where: Where, path: Path, what: str) -> list[str]:
+    seen: Counter[str] = Counter()
+    problems = []
+    for index, name in enumerate(names):
+        seen[name] += 1
+        if seen[name] == 2:
+            problems.append(f"{where(*path, index, 'name')}: two {what}s are called {name!r}")
+    return problems
+
+
+def _address(url: str, where: Where, path: Path) -> list[str]:
+    """An address of an upstream: http or https, a host, and no credentials (they would be a plain secret)."""
+    try:
+        parts = urlsplit(url)
+        problem = None if parts.port != 0 else "port 0 cannot be reached"
+    except ValueError:
+        return [f"{where(*path)}: not a valid address"]
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        problem = "expected an address such as https://api.example.com/v1"
+    elif parts.username is not None or parts.password is not None:
+        problem = "credentials must not stand in an address; use api_key or secret_headers"
+    return [f"{where(*path)}: {problem}"] if problem else []
+
+
+def _headers(headers: Mapping[str, str], where: Where, path: Path) -> list[str]:
+    return [
+        f"{where(*path, name)}: this header carries a secret; put it into secret_headers as ${{env:NAME}}"
+        for name in headers
+        if name.lower() in _SECRET_HEADERS
+    ]
+
+
+def _tls(tls: UpstreamTls, where: Where) -> list[str]:
+    if (tls.client_certificate is None) != (tls.client_key is None):
+        return [f"{where('tls')}: client_certificate and client_key must be given together"]
+    return []
