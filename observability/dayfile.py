@@ -86,7 +86,7 @@ class DayFile:
         self.day = day
         self.path = path_of(folder, day)
         self.path.touch(mode=0o600)
-        self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
+        self._db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=2)
         self._prepare()
         (last,) = self._db.execute("SELECT coalesce(max(id), 0) FROM calls").fetchone()
         self._last_id: int = last
