@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
@@ -32,11 +32,14 @@ class Converter:
         """Return the resource of a process; ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` win."""
         found = self._resources.get(process)
         if found is None:
-            own = Resource({"service.name": "airi", "airi.genai.table": genai.TABLE_VERSION})
-            given = Resource.create()
-            if given.attributes.get("service.name", "").startswith("unknown_service"):  # type: ignore[union-attr]
-                given = Resource({k: v for k, v in given.attributes.items() if k != "service.name"})
-            found = own.merge(Resource({"service.instance.id": process})).merge(given)
+            own = Resource(
+                {
+                    "service.name": "airi",
+                    "service.instance.id": process,
+                    "airi.genai.table": genai.TABLE_VERSION,
+                }
+            )
+            found = own.merge(OTELResourceDetector().detect())
             if len(self._resources) < _MOST_RESOURCES:
                 self._resources[process] = found
         return found
