@@ -22,6 +22,8 @@ class ConfigDocument:
     resources: dict[tuple[str, str], AnyResource]
     version: int = 0
     raw: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
+    known_digest: str | None = field(default=None, repr=False, compare=False)
+    """The digest as the store knows it, so that a process that swaps snapshots need not compute it."""
 
     @classmethod
     def of(cls, resources: Iterable[AnyResource], version: int = 0) -> ConfigDocument:
@@ -58,5 +60,7 @@ class ConfigDocument:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON of the content (32 hex digits)."""
+        if self.known_digest is not None:
+            return self.known_digest
         canonical = msgspec.json.encode(self.dump(), order="deterministic")
         return hashlib.sha256(canonical).hexdigest()[:32]

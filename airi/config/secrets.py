@@ -52,12 +52,6 @@ class SecretResolver:
             return Secret(value.decode())
         raise ConfigError([f"{_readable(where)}: expected ${{env:NAME}} or ${{file:PATH}}"])
 
-    def sealed_exists(self, reference: str, where: str) -> bool:
-        """Whether ``${sealed:ID}`` belongs to this very place; other references are true."""
-        if not reference.startswith("${sealed:"):
-            return True
-        return self._vault.get(_vault_name(where, reference[len("${sealed:") : -1])) is not None
-
     def _variable(self, name: str, where: str) -> Secret:
         if name.startswith(_OWN_VARIABLES):
             raise ConfigError(
@@ -70,7 +64,7 @@ class SecretResolver:
 
 
 def _file(text: str, where: str) -> Secret:
-    path = Path(text)
+    path = Path(text).resolve()
     if path.name in _OWN_FILES:
         raise ConfigError(
             [f"{_readable(where)}: {path.name} is AIRI's own; it cannot be given to an upstream"]
@@ -98,12 +92,19 @@ def references(resource: AnyResource) -> Iterator[tuple[str, str]]:
             yield f"http.secret_headers.{header}", reference
 
 
+def sealed_name(reference: str, where: str) -> str | None:
+    """Return the name in the vault that ``${sealed:ID}`` means at ``where``; ``None`` for other references."""
+    prefix = "${sealed:"
+    return _vault_name(where, reference[len(prefix) : -1]) if reference.startswith(prefix) else None
+
+
 def seal_values(data: dict[str, Any], store: Callable[[str, bytes], None]) -> dict[str, Any]:
     """Return a copy of a resource's plain data in which every secret given as a value is a ``${sealed:ID}``.
 
     ``store(vault name, value)`` keeps the value. Data of the wrong form is left as it is, for the models to refuse.
     """
-    kind, name = data.get("kind"), (data.get("metadata") or {}).get("name")
+    kind, metadata = data.get("kind"), data.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
     if not isinstance(name, str) or kind not in ("Provider", "Pool", "Tool"):
         return data
 

@@ -31,6 +31,7 @@ Validator = Callable[[Any, Where], list[str]]
 """A room's deep check of one resource of a kind: returns whole lines, ``f"{where('when')}: what is wrong"``."""
 Validators = Mapping[str, Validator]
 Path = tuple[str | int, ...]
+_MAX_COMPARED = 200
 RESERVED_MODEL_PREFIX = "workflow/"
 _SECRET_HEADERS = {"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie", "x-goog-api-key"}
 
@@ -90,9 +91,7 @@ def _dangling(document: ConfigDocument, resource: AnyResource, where: Where) -> 
     problems = []
     for kind, name, path in references(resource):
         if (kind, name) not in document.resources:
-            known = [other for other_kind, other in document.resources if other_kind == kind]
-            hint = did_you_mean(name, known)
-            problems.append(f"{where(*path)}: there is no {kind} {name!r}{hint}")
+            problems.append(f"{where(*path)}: there is no {kind} {name!r}{_hint(document, kind, name)}")
     return problems
 
 
@@ -111,9 +110,14 @@ def _unmatched(document: ConfigDocument, resource: AnyResource, where: Where) ->
     for kind, path, name in named:
         if "*" in name or (kind, name) in document.resources or name.startswith(RESERVED_MODEL_PREFIX):
             continue
-        known = [other for other_kind, other in document.resources if other_kind == kind]
-        warnings.append(f"{where(*path)}: fits no {kind} so far{did_you_mean(name, known)}")
+        warnings.append(f"{where(*path)}: fits no {kind} so far{_hint(document, kind, name)}")
     return warnings
+
+
+def _hint(document: ConfigDocument, kind: str, name: str) -> str:
+    """A suggestion, unless there is so much to compare with that thousands of faults would take minutes."""
+    known = [other for other_kind, other in document.resources if other_kind == kind]
+    return did_you_mean(name, known) if len(known) <= _MAX_COMPARED else ""
 
 
 def _alone(resource: AnyResource, where: Where) -> list[str]:
