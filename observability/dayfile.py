@@ -215,7 +215,7 @@ def _call_row(
         call.session,
         call.operation,
         call.model,
-        call.alias or call.model,
+        call.alias,
         call.target,
         call.run_id,
         call.step,

@@ -43,7 +43,7 @@ _CALL: tuple[CallField, ...] = (
     ("airi.user", lambda c: c.user),
     ("airi.tags", lambda c: c.tags or None),
     ("airi.request_id", lambda c: c.request_id),
-    ("airi.model", lambda c: f"{c.alias}@{c.version}" if c.alias else None),
+    ("airi.model", lambda c: c.version or c.alias),
     ("airi.target", lambda c: c.target),
     ("airi.cost_usd", lambda c: c.cost_usd_micros / 1e6),
     ("airi.price_source", lambda c: c.price_source),
@@ -107,7 +107,7 @@ def attempt_attributes(attempt: Attempt) -> dict[str, Any]:
 
 def span_name(span: SpanRecord) -> str:
     """Return the span name of a piece of a run: ``execute_tool search``."""
-    return f"{OPERATIONS[span.kind]} {span.name}".strip()
+    return f"{OPERATIONS.get(span.kind, span.kind)} {span.name}".strip()
 
 
 def span_attributes(span: SpanRecord) -> dict[str, Any]:
@@ -120,8 +120,8 @@ def span_attributes(span: SpanRecord) -> dict[str, Any]:
     return _present(
         {
             **plain,
-            "gen_ai.operation.name": OPERATIONS[span.kind] if span.kind != "step" else None,
-            _NAMED[span.kind]: span.name,
+            "gen_ai.operation.name": OPERATIONS.get(span.kind) if span.kind != "step" else None,
+            _NAMED.get(span.kind, "airi.name"): span.name,
             "error.type": span.error,
             "airi.tenant": span.tenant,
             "airi.run_id": span.run_id,

@@ -38,7 +38,7 @@ class CallFilter:
     """Which calls. An empty field does not filter; all that are given must hold."""
 
     model: str = ""
-    """The alias, or what the caller asked for where no alias was found."""
+    """The alias. What a caller asked for in vain is found by ``text``."""
     target: str = ""
     """A target's name, or a pool's: ``sim`` finds ``sim/sim-0``."""
     outcome: Outcome = ""
@@ -55,7 +55,7 @@ class CallFilter:
     since_ns: int = 0
     until_ns: int = 0
     text: str = ""
-    """Part of a trace or request id, or a whole key id, session, run id, end user or step."""
+    """Part of a trace or request id, or a whole key id, session, run id, end user, step or asked model."""
 
     @property
     def only_rolled_up(self) -> bool:
@@ -196,8 +196,8 @@ def _text(text: str, add: Any) -> None:
     else:
         add(
             "(instr(trace_id, ?) OR instr(request_id, ?) OR key_id = ? OR session = ? OR run_id = ? OR end_user = ? "
-            "OR step = ?)",
-            lower, lower, text, text, text, text, text,
+            "OR step = ? OR model = ?)",
+            lower, lower, text, text, text, text, text, text,
         )  # fmt: skip
 
 

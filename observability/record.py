@@ -11,13 +11,9 @@ upstream's secret; content goes beside the record as :class:`CallContent`, alrea
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
-
-UsageSource = Literal["upstream", "estimated", "none"]
-AttemptOutcome = Literal["ok", "error", "retried", "fallback", "cancelled", "skipped"]
-SpanKind = Literal["workflow", "step", "agent", "tool"]
 
 
 Count = Annotated[int, msgspec.Meta(ge=-(1 << 48), le=1 << 48)]
@@ -28,20 +24,20 @@ UnixNs = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 class Decision(msgspec.Struct, array_like=True, gc=False):
     """One stage's decision and its reasons.
 
-    ``stage`` is one of ``auth``, ``limits``, ``policy``, ``cache``, ``route``, ``price``, ``response_policy``,
-    ``settle``, in the order in which they were taken; ``outcome`` is a word such as ``allowed``, ``denied``, ``redacted``,
+    ``stage`` is one of ``auth``, ``limits``, ``policy``, ``route``, ``response_policy``, ``price``, in the order in which they were taken; ``outcome`` is a word such as ``allowed``, ``denied``, ``redacted``,
     ``routed``, ``chosen``, ``shadowed``, ``computed``; ``reason`` is a sentence for people or a policy's reason code.
 
-    ``details`` holds plain data. The dashboard knows these keys and shows any other as it is:
+    ``details`` holds plain data. The dashboard puts these keys into words and shows any other as it is:
 
-    - auth: ``role``, ``source``;
-    - limits: ``scopes`` (list of ``{scope, name, limit, remaining, kind}``), ``hold_usd_micros``,
-      ``granted_output_tokens``, ``requested_output_tokens``;
-    - policy, response_policy: ``policy``, ``effect``, ``mode``, ``message``, ``route_to``,
-      ``shadows`` (list of ``{policy, effect, reason}``), ``detections`` (class → count);
-    - route: ``candidates`` (list of ``{target, score, chosen, reasons: [str], ...numbers}``),
-      ``rejected`` (list of ``{target, reason}``), ``queue_us``;
-    - price: ``input_usd_micros_per_million``, ``output_…``, ``cached_input_…``, ``source``.
+    - auth: ``role``, ``key``, ``team``;
+    - limits: ``scopes``, ``hold_usd_micros``, ``granted_output_tokens``, ``requested_output_tokens``, ``requests`` and
+      ``tokens`` (``{limit, remaining}``); of a refusal ``scope``, ``kind``, ``limit``;
+    - policy, response_policy: ``policy``, ``effect``, ``message``, ``route_to``, ``shadows`` (list of ``{policy, effect,
+      reason}``), ``detections`` (class → count);
+    - route: what :meth:`routing.answer.Answer.explanation` returns: ``target``, ``version``, ``reason``, ``candidates``,
+      ``rejected``, ``passed_over``;
+    - price: ``input_tokens``, ``cached_tokens``, ``output_tokens``, ``input_usd_micros_per_million`` (``cached_input_…``,
+      ``output_…``), ``usage_source``, ``source``, ``cost_usd_micros``.
     """
 
     stage: str
@@ -58,7 +54,8 @@ class Attempt(msgspec.Struct, array_like=True, gc=False):
     target: str
     """``pool/replica`` or a provider's name."""
     at_us: int
-    outcome: AttemptOutcome = "ok"
+    outcome: str = "ok"
+    """``ok``, ``status`` (the upstream refused), ``cancelled``, or an error's code."""
     status: int = 0
     """HTTP status of the upstream, 0 when none arrived."""
     duration_us: int = 0
@@ -105,6 +102,7 @@ class CallRecord(msgspec.Struct, array_like=True, kw_only=True, gc=False):
     """The model as the caller asked for it."""
     alias: str = ""
     version: str = ""
+    """``alias@version`` that served; a fallback's own where one did."""
     target: str = ""
     provider: str = ""
     """OpenTelemetry's ``gen_ai.provider.name``: ``openai``, ``anthropic``, ``vllm``, ``sim``."""
@@ -123,7 +121,8 @@ class CallRecord(msgspec.Struct, array_like=True, kw_only=True, gc=False):
     output_tokens: Count = 0
     cached_tokens: Count = 0
     reasoning_tokens: int = 0
-    usage_source: UsageSource = "none"
+    usage_source: str = "none"
+    """``upstream``, ``estimated`` or ``none``."""
     max_tokens: int = 0
     """As sent upstream; 0 when not sent."""
     temperature: float | None = None
@@ -133,6 +132,7 @@ class CallRecord(msgspec.Struct, array_like=True, kw_only=True, gc=False):
     finish_reasons: list[str] = []
     decisions: list[Decision] = []
     attempts: list[Attempt] = []
+    """In the order in which they were made; the last one answered, or was the last that failed."""
     run_id: str = ""
     step: str = ""
     snapshot: str = ""
@@ -172,7 +172,8 @@ class SpanRecord(msgspec.Struct, array_like=True, kw_only=True, gc=False):
     trace_id: str
     span_id: str
     tenant: str
-    kind: SpanKind
+    kind: str
+    """``workflow``, ``step``, ``agent`` or ``tool``."""
     name: str
     """Name of the workflow, step, agent or tool; exporters put the operation before it."""
     started_unix_ns: UnixNs

@@ -28,7 +28,7 @@ def rollup(calls: Iterable[CallRecord]) -> dict[RollupKey, list[int]]:
         key = (
             call.started_unix_ns // MINUTE_NS,
             call.tenant,
-            call.alias or call.model,
+            call.alias,  # what no alias stands for is the caller's own text: it may not make rows
             call.target,
             int(call.simulated),
         )

@@ -151,5 +151,5 @@ def _add_bars(rows: Iterator[tuple[int, int, int]], sums: dict[int, list[int]]) 
 def models_of(db: sqlite3.Connection, tenant: TenantScope, since_ns: int) -> Iterator[str]:
     """Yield the models of one day's rollups."""
     condition, bound = _scope(tenant, since_ns, 0, "")
-    for (name,) in db.execute(f"SELECT DISTINCT model FROM rollups WHERE {condition}", bound):  # noqa: S608
+    for (name,) in db.execute(f"SELECT DISTINCT model FROM rollups WHERE {condition} AND model <> ''", bound):  # noqa: S608
         yield name
