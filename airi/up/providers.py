@@ -1,7 +1,7 @@
 """Hosted providers whose keys the environment holds, and a few models of each.
 
-The models are a start, not a catalogue: one small, one large, and one for embeddings where there is one; a test
-checks that the installed price map knows each of them and that none is announced to be withdrawn.
+The models are a start, not a catalogue: one small, one large, and one for embeddings where there is one. A test
+checks that the installed price map knows each of them.
 """
 
 from __future__ import annotations
