@@ -126,28 +126,33 @@ class AuditReport:
         return self.problem is None
 
 
-def append(
-    connection: Connection,
-    *,
-    actor: str,
-    action: str,
-    target: str,
-    tenant: str | None = None,
-    detail: dict[str, Any] | None = None,
-) -> AuditEntry:
-    """Add an entry within the caller's transaction; concurrent writers queue on the head's row."""
-    connection.execute(update(head).values(seq=head.c.seq + 1))
-    seq, previous = connection.execute(select(head.c.seq, head.c.digest)).one()
-    entry = AuditEntry(seq, unix_ms(), actor[:200], action, target[:300], tenant, detail or {})
-    digest = _chain(previous, entry)
-    connection.execute(update(head).values(digest=digest))
-    row = {
-        **msgspec.structs.asdict(entry),
-        "digest": digest,
-        "detail": msgspec.json.encode(entry.detail).decode(),
-    }
-    connection.execute(insert(audit).values(**row))
-    return msgspec.structs.replace(entry, digest=digest)
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What an entry is made of: who did what to which thing of which tenant."""
+
+    actor: str
+    action: str
+    target: str
+    tenant: str | None = None
+    detail: dict[str, Any] | None = None
+
+
+def append(connection: Connection, *notes: Note) -> None:
+    """Add entries within the caller's transaction; concurrent writers queue on the head's row."""
+    connection.execute(update(head).values(seq=head.c.seq + len(notes)))  # takes the row's lock
+    seq, digest = connection.execute(select(head.c.seq, head.c.digest)).one()
+    now = unix_ms()
+    rows = []
+    for number, note in enumerate(notes, seq - len(notes) + 1):
+        entry = AuditEntry(
+            number, now, note.actor[:200], note.action, note.target[:300], note.tenant, note.detail or {}
+        )
+        digest = _chain(digest, entry)
+        detail = msgspec.json.encode(entry.detail).decode()
+        rows.append({**msgspec.structs.asdict(entry), "digest": digest, "detail": detail})
+    if rows:
+        connection.execute(insert(audit), rows)
+        connection.execute(update(head).values(digest=digest))
 
 
 def entries(

@@ -125,16 +125,11 @@ def write_audit(
     def some(keys: Iterable[Key]) -> list[str]:
         return [f"{kind}/{name}" for kind, name in sorted(keys)[:_NAMED_IN_AUDIT]]
 
-    audit.append(
-        connection,
-        actor=author,
-        action=f"config.{change}",
-        target=f"config/{after.version}",
-        detail={
-            "from": state.digest,
-            "to": after.digest,
-            "written": some(plan.puts),
-            "removed": some(plan.removals),
-            "count": len(plan.puts) + len(plan.removals),
-        },
-    )
+    detail = {
+        "from": state.digest,
+        "to": after.digest,
+        "written": some(plan.puts),
+        "removed": some(plan.removals),
+        "count": len(plan.puts) + len(plan.removals),
+    }
+    audit.append(connection, audit.Note(author, f"config.{change}", f"config/{after.version}", detail=detail))

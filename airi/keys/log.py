@@ -76,11 +76,17 @@ class KeyLog:
     def create_many(self, wanted: Iterable[NewKey], *, actor: str) -> list[tuple[KeyRecord, Secret]]:
         """Issue many keys in one transaction, with one entry in the audit trail for each."""
         made = [self._make(new) for new in wanted]
+        if not made:
+            return []
         with write(self._engine) as connection:
             seq = _next(connection, len(made))
-            for number, (record, _) in enumerate(made, seq - len(made) + 1):
-                _insert(connection, number, record)
-                _note(connection, number, record, "create", actor)
+            numbered = [(number, record) for number, (record, _) in enumerate(made, seq - len(made) + 1)]
+            rows = [
+                {"id": record.id, "seq": number, "tenant": record.tenant, "record": pack(record)}
+                for number, record in numbered
+            ]
+            connection.execute(insert(keys), rows)
+            _note(connection, numbered, "create", actor)
         announce(self._redis, keys=seq)
         return made
 
@@ -177,7 +183,7 @@ class KeyLog:
                 .where(keys.c.id == key_id)
                 .values(seq=seq, record=pack(record), tenant=record.tenant)
             )
-            _note(connection, seq, record, name, actor)
+            _note(connection, [(seq, record)], name, actor)
         announce(self._redis, keys=seq)
         return record
 
@@ -215,20 +221,23 @@ def _read(connection: Connection, key_id: str) -> KeyRecord:
     return unpack(data)
 
 
-def _insert(connection: Connection, seq: int, record: KeyRecord) -> None:
-    connection.execute(insert(keys).values(id=record.id, seq=seq, tenant=record.tenant, record=pack(record)))
-
-
-def _note(connection: Connection, seq: int, record: KeyRecord, change: str, actor: str) -> None:
-    connection.execute(
-        insert(key_log).values(seq=seq, key_id=record.id, change=change, actor=actor[:200], at_ms=unix_ms())
+def _note(connection: Connection, changes: Iterable[tuple[int, KeyRecord]], change: str, actor: str) -> None:
+    """Write the log's rows and the audit trail's entries of numbered changes."""
+    changes = list(changes)
+    now = unix_ms()
+    rows = [
+        {"seq": seq, "key_id": record.id, "change": change, "actor": actor[:200], "at_ms": now}
+        for seq, record in changes
+    ]
+    connection.execute(insert(key_log), rows)
+    notes = (
+        audit.Note(
+            actor,
+            f"key.{change}",
+            f"key/{record.id}",
+            record.tenant,
+            {"seq": seq, "role": record.role, "team": record.team},
+        )
+        for seq, record in changes
     )
-    detail = {"seq": seq, "role": record.role, "team": record.team}  # never the digest
-    audit.append(
-        connection,
-        actor=actor,
-        action=f"key.{change}",
-        target=f"key/{record.id}",
-        tenant=record.tenant,
-        detail=detail,
-    )
+    audit.append(connection, *notes)
