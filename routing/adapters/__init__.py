@@ -1,0 +1,1 @@
+"""How the dialects of upstreams are spoken. The gateway sees one form: OpenAI's."""

@@ -1,0 +1,81 @@
+"""Upstreams that speak OpenAI's dialect: bytes in, bytes out, over our own pooled client."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from airi.http.client import ClientOptions, HttpPool, Response, TlsOptions
+from routing.call import Call, Header
+from routing.specs import Endpoint, PlaceSpec
+
+FORWARDED = frozenset({b"traceparent", b"tracestate", b"x-request-id", b"x-airi-run", b"x-airi-session"})
+"""Headers of a call that may go upstream. The caller's own key never does: it is not among them."""
+_USER_AGENT = b"airi"
+
+
+def client_options(spec: PlaceSpec, *, max_connections: int | None = None) -> ClientOptions:
+    """Return the client's bounds for the connections to one address of a place."""
+    return ClientOptions(
+        max_connections=max_connections or spec.max_connections,
+        connect_ms=spec.timeouts.connect,
+        tls=TlsOptions(
+            ca_file=spec.tls.ca_file,
+            certificate_file=spec.tls.client_certificate,
+            key_file=spec.tls.client_key,
+            server_name=spec.tls.server_name,
+        ),
+    )
+
+
+def header_block(headers: Sequence[Header]) -> bytes:
+    """Return headers as they stand on the wire; raise :class:`ValueError` for one that would break out of its line."""
+    for name, value in headers:
+        if b"\n" in value or b"\r" in value or b"\0" in value or b"\n" in name or b":" in name:
+            raise ValueError(f"header {name!r} cannot be sent")
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
+def forwarded(headers: Sequence[Header]) -> bytes:
+    """Return the part of a call's headers that may go upstream, as a block."""
+    return b"".join(
+        b"%b: %b\r\n" % (name, value)
+        for name, value in headers
+        if name in FORWARDED and b"\n" not in value and b"\r" not in value and b"\0" not in value
+    )
+
+
+class OpenAIUpstream:
+    """One address. Its headers are joined once; a call adds its trace context."""
+
+    def __init__(self, spec: PlaceSpec, endpoint: Endpoint) -> None:
+        self._pool = HttpPool(endpoint.origin, options=client_options(spec))
+        self._prefix = endpoint.prefix
+        self._suffix = f"?{endpoint.query}" if endpoint.query else ""
+        self._timeouts = spec.timeouts
+        common = ((b"content-type", b"application/json"), (b"user-agent", _USER_AGENT), *spec.headers)
+        self._whole = header_block(((b"accept", b"application/json"), *common))
+        self._streamed = header_block(((b"accept", b"text/event-stream"), *common))
+        self._targets: dict[str, bytes] = {}
+
+    async def send(self, call: Call, model: str, drop: tuple[str, ...], total_ms: int) -> Response:
+        """Send the call; see :class:`routing.adapters.base.Upstream`."""
+        target = self._targets.get(call.path)
+        if target is None:
+            target = self._targets[call.path] = f"{self._prefix}{call.path}{self._suffix}".encode("ascii")
+        block = self._streamed if call.stream else self._whole
+        if call.headers:
+            block += forwarded(call.headers)
+        timeouts = self._timeouts
+        return await self._pool.send(
+            b"POST",
+            target,
+            block,
+            call.payload.encode(model, call.overrides, drop),
+            first_byte_ms=timeouts.first_byte,
+            idle_ms=timeouts.idle,
+            total_ms=total_ms,
+        )
+
+    def close(self) -> None:
+        """Close idle connections now and the others when their exchange is over."""
+        self._pool.close()

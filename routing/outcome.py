@@ -1,0 +1,135 @@
+"""What an attempt's end means: is it final, may it be tried elsewhere, may it be tried again at the same place."""
+
+from __future__ import annotations
+
+import time
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import msgspec
+
+from airi.http.errors import ConnectFailed, HttpClientError, PoolTimeout, TooManyWaiters, TotalTimeout
+from airi.secrets import Secret
+from routing.call import Header
+from routing.errors import UpstreamError, UpstreamTimeoutError
+
+_ELSEWHERE_ONLY = frozenset({401, 402, 403, 404})
+"""The target is set up wrongly (its key, its account, its model's name): others may still serve."""
+_HIDDEN = frozenset({401, 402, 403})
+"""Never passed on: they speak of our account with the provider, and a caller would read them as its own."""
+_RETRYABLE = frozenset({408, 425, 429})
+_NOT_RETRYABLE = frozenset({501, 505})
+_PASSED_BACK = frozenset(
+    {b"content-type", b"retry-after", b"openai-processing-ms", b"openai-version", b"openai-model"}
+)
+_TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}
+_MESSAGE_LIMIT = 4_096
+
+
+class Failure(msgspec.Struct):
+    """An attempt that brought no answer worth passing on, yet. ``retry_after_s`` is what the upstream asked for."""
+
+    code: str
+    elsewhere: bool
+    again: bool
+    error: UpstreamError | None = None
+    status: int = 0
+    headers: list[Header] = []
+    body: bytes = b""
+    retry_after_s: float = 0.0
+    unreachable: bool = False
+    blame: bool = True
+    """Whether the breaker counts it."""
+    detail: str = ""
+
+
+def of_error(error: HttpClientError, alias: str) -> Failure:
+    """Judge an exchange that broke off. The caller is told the kind; where it happened stands in the record alone."""
+    detail = error.message[:200]
+    if isinstance(error, TooManyWaiters | PoolTimeout):
+        busy = UpstreamError(
+            f"The upstream of '{alias}' is busy; try again.", code=error.code, status=503, reached=False
+        )
+        busy.retry_after_ms = 1_000
+        return Failure(error.code, True, True, error=busy, blame=False, detail=detail)
+    kind = UpstreamTimeoutError if error.status == 504 else UpstreamError
+    words = "took too long" if error.status == 504 else "could not be reached or broke off"
+    told = kind(f"The upstream of '{alias}' {words}.", code=error.code, reached=error.reached_upstream)
+    final = isinstance(error, TotalTimeout)
+    unreachable = isinstance(error, ConnectFailed)
+    return Failure(error.code, not final, not final, error=told, unreachable=unreachable, detail=detail)
+
+
+def of_status(status: int, headers: list[Header], body: bytes, alias: str, secret: Secret | None) -> Failure:
+    """Judge an answer that is not a success."""
+    again = status in _RETRYABLE or (status >= 500 and status not in _NOT_RETRYABLE)
+    failure = Failure("status", again or status in _ELSEWHERE_ONLY, again, status=status)
+    failure.blame = status >= 500 or status in _HIDDEN
+    if status in _HIDDEN or status < 400:
+        failure.error = UpstreamError(
+            f"The upstream of '{alias}' refused the gateway's own access.", code="upstream_refused"
+        )
+        failure.detail = f"status {status}"
+        return failure
+    failure.headers = [*passed_back(headers, error=True)]
+    failure.body = openai_error(status, body, secret)
+    if status in (429, 503):
+        failure.retry_after_s = retry_after_s(headers)
+    return failure
+
+
+def passed_back(headers: list[Header], *, error: bool = False) -> list[Header]:
+    """Return what of an upstream's headers the caller may see. Our own error bodies are always JSON."""
+    kept = [header for header in headers if header[0] in _PASSED_BACK]
+    if error:
+        kept = [header for header in kept if header[0] != b"content-type"]
+        kept.append((b"content-type", b"application/json"))
+    return kept
+
+
+def retry_after_s(headers: list[Header]) -> float:
+    """Return the seconds an upstream asks to wait: ``retry-after-ms``, ``retry-after`` in seconds or as a date; else 0."""
+    found = {name: value for name, value in headers if name in (b"retry-after", b"retry-after-ms")}
+    try:
+        if b"retry-after-ms" in found:
+            return max(float(found[b"retry-after-ms"]) / 1_000, 0.0)
+        text = found.get(b"retry-after", b"0").decode("latin-1")
+        if text.replace(".", "", 1).isdigit():
+            return float(text)
+        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+
+
+def openai_error(status: int, body: bytes, secret: Secret | None = None) -> bytes:
+    """Return an error body in OpenAI's form, whatever form the upstream's has; our own key never stands in it."""
+    if secret and secret.reveal().encode() in body:
+        body = body.replace(secret.reveal().encode(), b"***")
+    found = _find_error(body)
+    error = {
+        "message": str(found.get("message") or f"The upstream answered with status {status}.")[
+            :_MESSAGE_LIMIT
+        ],
+        "type": str(
+            found.get("type")
+            or _TYPES.get(status)
+            or ("server_error" if status >= 500 else "invalid_request_error")
+        ),
+        "param": found.get("param"),
+        "code": found.get("code"),
+    }
+    return msgspec.json.encode({"error": error})
+
+
+def _find_error(body: bytes) -> dict[str, Any]:
+    """Find the error in the forms that engines use: nested, flat, or a plain text under ``error`` or ``detail``."""
+    try:
+        data = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        return {}
+    if not isinstance(data, dict):
+        return {}
+    inner = data.get("error", data)
+    if isinstance(inner, dict):
+        return inner if "message" in inner else {"message": data.get("detail")}
+    return {"message": inner}
