@@ -58,4 +58,8 @@ class LoopTime:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.monotonic = loop.time
-        self.schedule = loop.call_at
+        self._call_at = loop.call_at
+
+    def schedule(self, at: float, event: Event) -> None:
+        """Call ``event`` when the loop reaches ``at``."""
+        self._call_at(at, event)
