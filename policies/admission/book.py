@@ -1,0 +1,171 @@
+"""What one process remembers of its reservations: without a socket or a clock, so that a simulation can drive it.
+
+A reservation is in the book from the moment it may exist in Redis until Redis has confirmed its settlement. After
+that the *entry* stays until SQL has it (the stream's watermark), because Redis may still lose it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+from airi.redis_pipeline import bulk
+from policies.admission.scripts import SCRIPTS, Scripts
+from policies.admission.wire import ENCODER, Report, Request, SettlementWire
+
+
+class Next(Enum):
+    """What a settlement's answer asks for."""
+
+    DONE = "done"
+    RESTORE = "restore"
+    WAIT = "wait"
+
+
+class OpenCall:
+    """One reservation that is not settled yet."""
+
+    __slots__ = (
+        "cost",
+        "id",
+        "lease_ms",
+        "opened",
+        "prefix_bulk",
+        "record",
+        "renewed",
+        "request",
+        "sending",
+        "settlement",
+    )
+
+    def __init__(self, request: Request, prefix_bulk: bytes, record: bytes | None, now: float) -> None:
+        self.id = request.reservation_id
+        self.request = request
+        self.prefix_bulk = prefix_bulk
+        self.record = record
+        """As Redis wrote it; ``None`` when the call was admitted without Redis, or its admission was given up."""
+        self.lease_ms = request.lease_ms
+        self.opened = now
+        self.renewed = now
+        self.cost = 0
+        self.settlement: bytes | None = None
+        self.sending = False
+
+
+class Book:
+    """Open reservations and unconfirmed entries of a process. ``identity`` must be set at each connect."""
+
+    def __init__(self, process: str, *, scripts: Scripts = SCRIPTS, max_unconfirmed: int = 10_000) -> None:
+        self.process = process
+        self.open: dict[str, OpenCall] = {}
+        self.unconfirmed: deque[tuple[tuple[int, int], bytes]] = deque(maxlen=max_unconfirmed)
+        self._scripts = scripts
+        self._admit_head = scripts.admit.head(1, 4)
+        self._settle_head = scripts.settle.head(1, 2)
+        self._epoch = b""
+        self._identity = b""
+        self._reported: list[tuple[tuple[int, int], bytes]] = []
+        self.believe("")
+
+    def believe(self, epoch: str) -> None:
+        """Set the epoch in which this process may spend: the identity of the Redis server it is connected to."""
+        self._epoch = bulk(epoch.encode())
+        self._identity = self._epoch + bulk(self.process.encode())
+
+    def admit_command(self, prefix_bulk: bytes, limits_bulk: bytes, request: Request) -> bytes:
+        """Return the command that asks for a reservation."""
+        return b"".join(
+            (self._admit_head, prefix_bulk, self._identity, limits_bulk, bulk(ENCODER.encode(request)))
+        )
+
+    def opened(self, request: Request, prefix_bulk: bytes, record: bytes | None, now: float) -> OpenCall:
+        """Remember a reservation that exists, or may exist, in Redis."""
+        call = self.open[request.reservation_id] = OpenCall(request, prefix_bulk, record, now)
+        return call
+
+    def settling(self, settlement: SettlementWire) -> OpenCall | None:
+        """Note what a call cost; ``None`` when it is settled already or was never opened."""
+        call = self.open.get(settlement.reservation_id)
+        if call is None or call.settlement is not None:
+            return None
+        call.settlement = ENCODER.encode(settlement)
+        return call
+
+    def settle_command(self, call: OpenCall) -> bytes:
+        """Return the command that settles a call."""
+        assert call.settlement is not None
+        return b"".join((self._settle_head, call.prefix_bulk, self._epoch, bulk(call.settlement)))
+
+    def restore_command(self, call: OpenCall, empty_limits: bytes) -> bytes:
+        """Return the command that puts back a reservation that Redis does not know, whatever the limits say."""
+        if call.record is None:
+            forced = _forced(call.request)
+            return self.admit_command(call.prefix_bulk, empty_limits, forced)
+        head = self._scripts.restore.head(1, 3)
+        lease = bulk(b"%d" % call.lease_ms)
+        return b"".join((head, call.prefix_bulk, bulk(call.id.encode()), bulk(call.record), lease))
+
+    def answered(self, call: OpenCall, reply: list[Any]) -> Next:
+        """Take in the answer to :meth:`settle_command`."""
+        code = reply[0]
+        if code == 4:
+            return Next.WAIT
+        if code == 2:
+            return Next.RESTORE
+        if self.open.pop(call.id, None) is not None and code == 0:
+            self.unconfirmed.append((stream_id(reply[1]), reply[2]))
+        return Next.DONE
+
+    def committed(self, watermark: bytes) -> None:
+        """Forget entries up to the stream id that SQL has."""
+        limit = stream_id(watermark)
+        while self.unconfirmed and self.unconfirmed[0][0] <= limit:
+            self.unconfirmed.popleft()
+
+    def report(self) -> bytes:
+        """Return what the rebuild of money must know (a :class:`Report`)."""
+        self._reported = list(self.unconfirmed)
+        records = [call.record for call in self.open.values() if call.record is not None]
+        return ENCODER.encode(Report(records, [entry for _, entry in self._reported]))
+
+    def rebuilt(self) -> None:
+        """The rebuild that this process reported to is done: what was reported is in SQL."""
+        known = {entry for _, entry in self._reported}
+        kept = [item for item in self.unconfirmed if item[1] not in known]
+        self.unconfirmed.clear()
+        self.unconfirmed.extend(kept)
+        self._reported = []
+
+    def renewals(self, now: float, max_age_s: float) -> Iterator[tuple[OpenCall, bytes]]:
+        """Yield calls whose lease is a third old, each with its command; what is older than ``max_age_s`` is left."""
+        head = self._scripts.renew.head(1, 3)
+        for call in self.open.values():
+            if call.settlement is not None or now - call.opened > max_age_s:
+                continue
+            if (now - call.renewed) * 3_000 >= call.lease_ms:
+                call.renewed = now
+                yield (
+                    call,
+                    b"".join(
+                        (
+                            head,
+                            call.prefix_bulk,
+                            bulk(b"%d" % call.lease_ms),
+                            bulk(call.id.encode()),
+                            bulk(b"%d" % call.cost),
+                        )
+                    ),
+                )
+
+
+def _forced(request: Request) -> Request:
+    fields = {name: getattr(request, name) for name in request.__struct_fields__}
+    return Request(**(fields | {"forced": 1}))
+
+
+def stream_id(text: bytes) -> tuple[int, int]:
+    """Return a stream's id as numbers that compare rightly."""
+    milliseconds, _, sequence = text.partition(b"-")
+    return int(milliseconds), int(sequence or 0)

@@ -1,0 +1,150 @@
+-- Reserve on every scope of a call or on none.
+-- ARGV: epoch that the caller believes in, its process, limits (LimitTable), request (wire.py).
+-- Answers a flat array that begins with {code, snapshot, keys, ledger}: versions of configuration and key log, and the
+-- stream id up to which the ledger is in SQL. Codes:
+--   0 admitted: granted output tokens, hold, record, then limit, remaining, reset ms of requests and of tokens
+--   1 refused: kind, scope, limit, remaining, retry after ms (0: time does not help)
+--   2 replay: reply reference · 3 the same key is in progress · 4 the same key came with another body · 5 id is known
+local epoch, process = ARGV[1], ARGV[2]
+local limits, q = cmsgpack.unpack(ARGV[3]), cmsgpack.unpack(ARGV[4])
+local id, tokens, forced = q[1], q[10], q[20] == 1
+local now = clock()
+local versions = redis.call('HMGET', 'airi:versions', 'snapshot', 'keys', 'ledger')
+local answer = {0, versions[1] or '0', versions[2] or '0', versions[3] or '0-0'}
+local function reply(code, ...)
+  answer[1] = code
+  for i = 1, select('#', ...) do answer[4 + i] = (select(i, ...)) end
+  return answer
+end
+
+local claim = q[17] ~= '' and P .. 'i:' .. q[17]
+if claim and not forced then
+  local raw = redis.call('GET', claim)
+  if raw then
+    local state, body, holder, reference = unpack(cmsgpack.unpack(raw))
+    if body ~= q[18] then return reply(4) end
+    if state == 'd' then return reply(2, reference) end
+    local lease = redis.call('ZSCORE', P .. 'open', holder)
+    if lease and tonumber(lease) > now and holder ~= id then return reply(3, math.ceil((lease - now) / 1000)) end
+  end
+end
+if q[7] ~= '' and not forced and redis.call('EXISTS', P .. 'x:' .. q[7]) == 1 then
+  return reply(1, 'cancelled', 'run', 0, 0, 0)
+end
+
+-- limits: {fields of c, its limits {kind, limit, scope, …}, fields of the user, its limits, money groups}
+local money = limits[5]
+if #money > 0 and redis.call('GET', 'airi:epoch') ~= epoch and not forced then
+  return reply(1, 'epoch', 'tenant', 0, 0, 1000)
+end
+
+local fail, slots, sets, rates, holds, granted, any_hard
+local worst
+
+local function refuse(kind, scope, limit, remaining, retry_ms)
+  if forced then return end
+  retry_ms = math.ceil(retry_ms)
+  -- Of several reasons the one that lasts longest; a call that can never fit is told so.
+  if not fail or kind == 'too_large' or (fail[1] ~= 'too_large' and retry_ms > fail[5]) then
+    fail = {kind, scope, limit, remaining, retry_ms}
+  end
+end
+
+local function check_rates(suffix, fields, table_)
+  if #fields == 0 then return end
+  local values, set = redis.call('HMGET', P .. suffix, unpack(fields)), {}
+  local kept, per, lines = {}, {}, {}
+  for i = 1, #fields do
+    local kind, limit, scope, value = table_[3 * i - 2], table_[3 * i - 1], table_[3 * i], values[i]
+    set[2 * i - 1] = fields[i]
+    if kind == 3 then
+      local running = tonumber(value or 0)
+      if running >= limit then refuse('concurrency', scope, limit, 0, 1000) end
+      set[2 * i] = running + 1
+      kept[#kept + 1], per[#per + 1], lines[#lines + 1] = fields[i], 0, 0
+    else
+      -- GCRA: the line moves by cost × interval; it may be at most one minute (the burst) ahead of now.
+      local cost = kind == 1 and 1 or tokens
+      local interval = 60000000 / limit
+      local line = value and math.max(tonumber(value), now) or now
+      local moved = line + cost * interval
+      local ahead = moved - now
+      if cost > limit then
+        refuse('too_large', scope, limit, cost, 0)
+      elseif ahead > 60000000 then
+        refuse(kind == 1 and 'requests' or 'tokens', scope, limit, math.floor((60000000 - (line - now)) / interval),
+          (ahead - 60000000) / 1000)
+      end
+      set[2 * i] = moved
+      if kind == 2 then kept[#kept + 1], per[#per + 1], lines[#lines + 1] = fields[i], interval, line end
+      local seen, remaining = rates[kind], math.floor((60000000 - ahead) / interval)
+      if not seen or remaining < seen[2] then rates[kind] = {limit, remaining, math.ceil(ahead / 1000)} end
+    end
+  end
+  sets[#sets + 1] = {suffix, set}
+  if #kept > 0 then slots[#slots + 1] = {suffix, kept, per, lines} end
+end
+
+local function check_money()
+  local input, price, least = q[11], q[12], q[13]
+  granted = q[14]
+  local function lower(available, kind, scope, limit, remaining, retry_ms)
+    local fits = available >= input and (price > 0 and math.floor((available - input) * 1000000 / price) or granted) or -1
+    if fits < least then refuse(kind, scope, limit, math.max(0, remaining), retry_ms) end
+    if fits < granted and not forced then granted = math.max(fits, 0) end
+  end
+  if q[19] >= 0 then lower(q[19], 'run_budget', 'run', q[19], q[19], 0) end
+  any_hard = false
+  for g, group in ipairs(money) do
+    -- group: {letter, fields {spent, held, …}, {limit, hard, scope, budget, …}}
+    local start, finish_s = window(group[1], now)
+    local suffix = 'm:' .. group[1] .. ':' .. string.format('%d', start)
+    local values, budgets = redis.call('HMGET', P .. suffix, unpack(group[2])), group[3]
+    local retry_ms = finish_s > 0 and finish_s * 1000 - now / 1000 or 0
+    for b = 1, #budgets / 4 do
+      local limit, hard, scope = budgets[4 * b - 3], budgets[4 * b - 2], budgets[4 * b - 1]
+      local left = limit - (values[2 * b - 1] or 0) - (values[2 * b] or 0)
+      local name = scope .. ':' .. budgets[4 * b]
+      if hard == 1 then
+        any_hard = true
+        lower(left, 'budget', name, limit, left, retry_ms)
+      elseif q[15] > left then
+        refuse('budget', name, limit, math.max(0, left), retry_ms)
+      end
+    end
+    holds[g] = {suffix, group[2], budgets, finish_s, values}
+  end
+  worst = input + math.ceil(granted * price / 1000000)
+end
+
+local function check()
+  fail, slots, sets, rates, holds = nil, {}, {}, {}, {}
+  check_rates('c', limits[1], limits[2])
+  if q[21] ~= '' then check_rates('u:' .. q[21], limits[3], limits[4]) end
+  check_money()
+end
+
+check()
+if fail and fail[1] == 'concurrency' and redis.call('GET', 'airi:epoch') == epoch then
+  if #reap(now, 16) > 0 then check() end -- slots of dead processes come back before anybody is refused for them
+end
+if fail then return reply(1, unpack(fail)) end
+
+local record_money, estimate = {}, math.min(q[15], worst)
+for g, h in ipairs(holds) do
+  local amounts = {}
+  for b = 1, #h[3] / 4 do amounts[b] = h[3][4 * b - 2] == 1 and worst or estimate end
+  record_money[g] = {h[1], h[2], amounts}
+end
+local held = any_hard and worst or estimate
+local record = cmsgpack.pack({'o', process, now, held, worst, granted, record_money, slots, q})
+-- The first write decides: an id that is known already (a repeated command, or one released before it came) ends here.
+if not redis.call('SET', P .. 'r:' .. id, record, 'NX') then return reply(5) end
+redis.call('ZADD', P .. 'open', now + q[16] * 1000, id)
+redis.call('SADD', 'airi:tenants', q[2])
+for _, s in ipairs(sets) do redis.call('HSET', P .. s[1], unpack(s[2])) end
+if q[21] ~= '' and #limits[3] > 0 then redis.call('PEXPIRE', P .. 'u:' .. q[21], USER_TTL_MS) end
+for g, h in ipairs(holds) do hold(h[1], h[2], record_money[g][3], h[4], h[5]) end
+if claim then redis.call('SET', claim, cmsgpack.pack({'c', q[18], id, ''}), 'PX', CLAIM_MS) end
+local r, t = rates[1] or {-1, -1, -1}, rates[2] or {-1, -1, -1}
+return reply(0, granted, held, record, r[1], r[2], r[3], t[1], t[2], t[3])

@@ -1,0 +1,352 @@
+"""Admission and settlement for one process of the data plane.
+
+Redis away (declared behaviour): a call with a hard budget, a run's grant or an idempotency key is refused (503);
+others pass under :class:`LocalCap` and are put on the books when Redis is back. A settlement is kept and tried again
+until Redis confirms it, through reconnects and rebuilds; what is unsettled is bounded by refusing new calls at
+``max_open``, so no settlement is ever dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from airi.errors import UnavailableError
+from airi.redis_pipeline import PipelinedRedis, RedisAwayError, RedisBusyError, RedisReplyError, bulk
+from policies.admission.book import Book, Next, OpenCall
+from policies.admission.estimate import OutputEstimate
+from policies.admission.local_cap import LocalCap
+from policies.admission.scripts import PROCESSES, REBUILD, SCRIPTS
+from policies.admission.types import (
+    AdmissionRequest,
+    Admitted,
+    Conflicting,
+    Decision,
+    InProgress,
+    Rate,
+    Refused,
+    Replay,
+    Settlement,
+)
+from policies.admission.wire import Request, SettlementWire
+from policies.limits import user_suffix
+
+_NO_LIMITS = bulk(b"\x95\x90\x90\x90\x90\x90")
+_REBUILD_REPORT_TTL_MS = 600_000
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionOptions:
+    """Bounds. ``max_backlog``: ledger entries in Redis that SQL does not have yet, beyond which calls are refused."""
+
+    max_open: int = 20_000
+    max_backlog: int = 200_000
+    beat_ms: int = 1_000
+    rebuild_beat_ms: int = 100
+    local_requests_per_minute: int = 600
+    processes: int = 1
+    max_call_ms: int = 3_600_000
+    """A call older than this is not renewed any more: the reaper takes it."""
+
+
+class Admission:
+    """Reserve, settle, renew; one for each process. ``process`` names it: see :func:`policies.epoch.process_name`."""
+
+    def __init__(self, redis: PipelinedRedis, process: str, options: AdmissionOptions | None = None) -> None:
+        self._redis = redis
+        self._options = options or AdmissionOptions()
+        self._book = Book(process)
+        self._cap = LocalCap(self._options.local_requests_per_minute, self._options.processes)
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._backlog = 0
+        self._reported = ""
+        self.estimate = OutputEstimate()
+        self.snapshot = 0
+        self.keys = 0
+        self.money_ready = False
+        """Whether budgets can be charged: Redis is there and money is not being rebuilt (as of the last beat)."""
+
+    @property
+    def open(self) -> int:
+        """How many reservations are not settled and confirmed."""
+        return len(self._book.open)
+
+    async def start(self) -> None:
+        """Begin to beat (leases, retries, reports). The connection may come up later."""
+        self._redis.on_connect.append(self._connected)
+        if self._redis.connected:
+            self._connected()
+        self._task = asyncio.create_task(self._beat_on(), name="admission-beat")
+
+    async def close(self, drain_ms: int = 5_000) -> None:
+        """Wait until every noted settlement is confirmed (at most ``drain_ms``), then stop."""
+        deadline = time.monotonic() + drain_ms / 1_000
+        while any(call.settlement for call in self._book.open.values()) and time.monotonic() < deadline:
+            self._wake.set()
+            await asyncio.sleep(0.02)
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._connected in self._redis.on_connect:
+            self._redis.on_connect.remove(self._connected)
+        with contextlib.suppress(UnavailableError):
+            await self._redis.execute("HDEL", PROCESSES, self._book.process)
+
+    # -- reserve
+
+    async def reserve(self, request: AdmissionRequest) -> Decision:
+        """Ask for a reservation on all scopes of a call, in one round trip. Does not raise but for cancellation."""
+        if len(self._book.open) >= self._options.max_open:
+            return _unavailable("this process has too many unsettled calls")
+        if self._backlog > self._options.max_backlog:
+            return _unavailable("the ledger lags too far behind; is the control plane up?")
+        scopes = request.scopes
+        wire = to_wire(request)
+        command = self._book.admit_command(scopes.prefix_bulk, scopes.limits_bulk, wire)
+        try:
+            reply = await self._redis.send(command, SCRIPTS.admit)
+        except asyncio.CancelledError:
+            self._give_up(request, wire)
+            raise
+        except UnavailableError as error:
+            return self._without_redis(request, wire, error)
+        return self._decide(request, wire, reply)
+
+    def _decide(self, request: AdmissionRequest, wire: Request, reply: list[Any]) -> Decision:
+        self.snapshot, self.keys = int(reply[1]), int(reply[2])
+        if self._book.unconfirmed:
+            self._book.committed(reply[3])
+        match reply[0]:
+            case 0:
+                granted, hold, record, lr, rr, tr, lt, rt, tt = reply[4:]
+                self._book.opened(wire, request.scopes.prefix_bulk, record, time.monotonic())
+                return Admitted(
+                    wire.reservation_id,
+                    granted,
+                    hold,
+                    self.snapshot,
+                    self.keys,
+                    Rate(lr, rr, tr) if lr >= 0 else None,
+                    Rate(lt, rt, tt) if lt >= 0 else None,
+                )
+            case 1:
+                kind, scope, limit, remaining, retry_ms = reply[4:]
+                if kind == b"epoch":
+                    self.money_ready = False
+                    self._wake.set()
+                return Refused(
+                    kind.decode(), scope.decode(), limit, remaining, retry_ms, self.snapshot, self.keys
+                )
+            case 2:
+                return Replay(reply[4].decode())
+            case 3:
+                return InProgress(max(1, reply[4]))
+            case 4:
+                return Conflicting()
+        return _unavailable("the reservation's id was used before")
+
+    def _without_redis(self, request: AdmissionRequest, wire: Request, error: UnavailableError) -> Decision:
+        strict = (
+            request.scopes.has_hard
+            or request.run_budget_usd_micros is not None
+            or request.idempotency is not None
+            or isinstance(error, RedisReplyError | RedisBusyError)
+        )
+        wait_s = 0.0 if strict else self._local_wait(request)
+        if strict or wait_s > 0:
+            if not (
+                isinstance(error, RedisBusyError) or (isinstance(error, RedisAwayError) and not error.sent)
+            ):
+                self._give_up(request, wire)
+            if wait_s > 0:
+                return Refused(
+                    "requests", "this process while Redis is away", retry_after_ms=int(wait_s * 1_000) + 1
+                )
+            return _unavailable("limits and budgets cannot be checked: Redis is away")
+        self._book.opened(wire, request.scopes.prefix_bulk, None, time.monotonic())
+        return Admitted(wire.reservation_id, wire.output_tokens, 0, self.snapshot, self.keys, degraded=True)
+
+    def _local_wait(self, request: AdmissionRequest) -> float:
+        scopes = request.scopes
+        return self._cap.allow(scopes.tenant, scopes.requests_per_minute(), time.monotonic())
+
+    def _give_up(self, request: AdmissionRequest, wire: Request) -> None:
+        """The caller does not wait for the answer: whatever Redis does with the command, nothing stays held."""
+        self._book.opened(wire, request.scopes.prefix_bulk, None, time.monotonic())
+        self._note(SettlementWire(reservation_id=wire.reservation_id, outcome="given_up", tombstone=1))
+
+    # -- settle
+
+    def settle(self, settlement: Settlement) -> None:
+        """Note what a call cost and send it; confirmed in the background. Idempotent by reservation; never raises."""
+        self._note(
+            SettlementWire(
+                settlement.reservation_id,
+                settlement.usd_micros,
+                settlement.input_tokens + settlement.output_tokens,
+                settlement.input_tokens,
+                settlement.output_tokens,
+                settlement.cached_tokens,
+                settlement.outcome,
+                settlement.idempotency_reference or "",
+                0,
+                settlement.version,
+                settlement.target,
+                settlement.trace_id,
+                settlement.usage_source,
+                settlement.price_source,
+                int(settlement.simulated),
+            )
+        )
+
+    def release(self, reservation_id: str, outcome: str = "released") -> None:
+        """Settle a call that was never sent, at nothing; its ledger entry says so."""
+        self._note(SettlementWire(reservation_id=reservation_id, outcome=outcome))
+
+    def progress(self, reservation_id: str, usd_micros: int) -> None:
+        """Say what a running stream has cost so far: soft budgets' holds grow with the next renewal."""
+        call = self._book.open.get(reservation_id)
+        if call is not None:
+            call.cost = usd_micros
+
+    def _note(self, settlement: SettlementWire) -> None:
+        call = self._book.settling(settlement)
+        if call is not None:
+            self._send(call)
+
+    def _send(self, call: OpenCall) -> None:
+        if call.sending:
+            return
+        try:
+            future = self._redis.send(self._book.settle_command(call), SCRIPTS.settle)
+        except UnavailableError:
+            return  # stays in the book; the beat tries again
+        call.sending = True
+        future.add_done_callback(partial(self._settled, call))
+
+    def _settled(self, call: OpenCall, future: asyncio.Future[Any]) -> None:
+        call.sending = False
+        if future.cancelled() or future.exception() is not None:
+            return  # not known whether it was done; it is idempotent, the beat tries again
+        step = self._book.answered(call, future.result())
+        if step is Next.WAIT:
+            self.money_ready = False
+            self._wake.set()
+        elif step is Next.RESTORE:
+            self._restore(call)
+
+    def _restore(self, call: OpenCall) -> None:
+        """Redis does not know the reservation (admitted without Redis, or lost): put it on the books, settle again."""
+        script = SCRIPTS.admit if call.record is None else SCRIPTS.restore
+        try:
+            future = self._redis.send(self._book.restore_command(call, _NO_LIMITS), script)
+        except UnavailableError:
+            return
+        call.sending = True
+        future.add_done_callback(partial(self._restored, call))
+
+    def _restored(self, call: OpenCall, future: asyncio.Future[Any]) -> None:
+        call.sending = False
+        if not future.cancelled() and future.exception() is None:
+            self._send(call)
+
+    # -- beat
+
+    def _connected(self) -> None:
+        self._book.believe(self._redis.run_id)
+        self.money_ready = False
+        self._wake.set()
+
+    async def _beat_on(self) -> None:
+        while True:
+            try:
+                await self._beat()
+            except UnavailableError:
+                self.money_ready = False
+            beat_ms = self._options.beat_ms if self.money_ready else self._options.rebuild_beat_ms
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), beat_ms / 1_000)
+            if not self.money_ready:  # woken by every refused call: not faster than the rebuild's beat
+                await asyncio.sleep(self._options.rebuild_beat_ms / 1_000)
+            self._wake.clear()
+
+    async def _beat(self) -> None:
+        """Say that this process lives, take part in a rebuild, renew leases, send what is unconfirmed again."""
+        reply = await self._redis.evalsha(SCRIPTS.heartbeat, ["airi:"], [self._book.process])
+        epoch, rebuild, snapshot, keys, watermark, self._backlog = reply
+        self.snapshot, self.keys = int(snapshot), int(keys)
+        if epoch.decode() == self._redis.run_id:
+            if self._reported:
+                self._book.rebuilt()
+                self._reported = ""
+            self._book.committed(watermark)
+            self.money_ready = True
+            for call in list(self._book.open.values()):
+                if call.settlement is not None:
+                    self._send(call)
+        else:
+            self.money_ready = False
+            if rebuild:
+                await self._report(rebuild.decode())
+        for _, command in list(self._book.renewals(time.monotonic(), self._options.max_call_ms / 1_000)):
+            self._redis.send(command, SCRIPTS.renew).add_done_callback(_ignore)
+
+    async def _report(self, rebuild: str) -> None:
+        if rebuild == self._reported:
+            return
+        await self._redis.execute("HSET", f"{REBUILD}:{rebuild}", self._book.process, self._book.report())
+        await self._redis.execute("PEXPIRE", f"{REBUILD}:{rebuild}", _REBUILD_REPORT_TTL_MS)
+        self._reported = rebuild
+
+
+def _ignore(future: asyncio.Future[Any]) -> None:
+    """A renewal that failed is made again with the next beat."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _unavailable(message: str) -> Refused:
+    return Refused("unavailable", message, retry_after_ms=1_000)
+
+
+def to_wire(request: AdmissionRequest) -> Request:
+    """Return a request as the scripts read it."""
+    scopes = request.scopes
+    claim = body = suffix = ""
+    if request.idempotency is not None:
+        key, body = request.idempotency
+        claim = hashlib.sha256(f"{scopes.key_id}\0{key}".encode(errors="surrogatepass")).hexdigest()[:32]
+    user = request.user or ""
+    if user and scopes.user_limited:
+        suffix = user_suffix(user)
+    budget = request.run_budget_usd_micros
+    return Request(
+        request.reservation_id,
+        scopes.tenant,
+        scopes.team,
+        scopes.key_id,
+        user[:256],
+        scopes.model,
+        request.run_id or "",
+        request.step or "",
+        request.trace_id,
+        request.estimated_tokens,
+        request.input_usd_micros,
+        request.output_usd_micros_per_million,
+        request.min_output_tokens,
+        request.output_tokens,
+        request.estimate_usd_micros,
+        request.lease_ms,
+        claim,
+        body,
+        -1 if budget is None else budget,
+        0,
+        suffix,
+    )
