@@ -61,15 +61,23 @@ def tree(settings: Settings, sim_ports: Sequence[int]) -> list[ProcessSpec]:
         after = ("redis",)
     specs.append(ProcessSpec("writer", "writer", module("observability.writer"), after=after))
     specs.append(ProcessSpec("control", "control", module("gateway.control"), after=after))
-    for number in range(1, settings.workers + 1):
-        name = "gateway" if settings.workers == 1 else f"gateway-{number}"
-        command = module("gateway.process")
-        specs.append(ProcessSpec(name, "gateway", command, after=after, drain_s=RUNNING_CALLS_S))
+    for index in range(settings.workers):
+        name = "gateway" if settings.workers == 1 else f"gateway-{index}"
+        specs.append(
+            ProcessSpec(
+                name,
+                "gateway",
+                module("gateway.process"),
+                after=after,
+                drain_s=RUNNING_CALLS_S,
+                environment={"AIRI_PROCESS_INDEX": str(index)},
+            )
+        )
     specs.append(
         ProcessSpec("worker", "worker", module("agents.worker"), after=after, drain_s=RUNNING_CALLS_S)
     )
     for number, port in enumerate(sim_ports, 1):
-        command = module("routing.sim", "--port", str(port))
+        command = module("routing.sim", "--port", str(port), "--name", f"sim-{number}")
         specs.append(ProcessSpec(f"sim-{number}", "sim", command, drain_s=3.0))
     return specs
 
