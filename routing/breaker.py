@@ -41,21 +41,19 @@ class Breaker:
         "_pause",
         "_probe_until",
         "_state",
+        "closed",
     )
 
     def __init__(self, options: BreakerOptions = DEFAULT_OPTIONS) -> None:
         self._options = options
         self._state: State = "closed"
+        self.closed = True
+        """The ordinary state: everything is allowed and nothing needs to be asked."""
         self._good = self._bad = self._old_good = self._old_bad = 0
         self._half_started = 0.0
         self._open_until = 0.0
         self._probe_until = 0.0
         self._pause = options.open_s
-
-    @property
-    def closed(self) -> bool:
-        """True on the ordinary path: everything is allowed and nothing needs to be asked."""
-        return self._state == "closed"
 
     def state(self, now: float) -> State:
         """Return the state at ``now``; an open breaker whose pause is over is half-open."""
@@ -112,12 +110,14 @@ class Breaker:
 
     def _open(self, now: float, pause: float) -> None:
         self._state = "open"
+        self.closed = False
         self._pause = pause
         self._open_until = now + pause
         self._probe_until = 0.0
 
     def _close(self, now: float) -> None:
         self._state = "closed"
+        self.closed = True
         self._good = self._bad = self._old_good = self._old_bad = 0
         self._half_started = now
         self._pause = self._options.open_s

@@ -11,7 +11,7 @@ The score is the work, in tokens, that stands before the call's first token on a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -52,30 +52,33 @@ class Weights(msgspec.Struct, frozen=True, gc=False):
     external: float = 1.0
 
 
-class Candidate(msgspec.Struct, frozen=True, gc=False):
-    """A replica that could serve the call and what it would cost there."""
+class Candidate(NamedTuple):
+    """A replica that could serve the call and what it would cost there. Sorts best first."""
 
-    index: int
     score: float
+    turn: int
+    position: int
     cached_tokens: int
 
 
 class Rejected(msgspec.Struct, frozen=True, gc=False):
     """A replica that was not considered, and why: ``down``, ``breaker_open``, ``already_tried``, ``full``."""
 
-    index: int
+    position: int
     reason: str
 
 
-class Choice(msgspec.Struct, frozen=True, gc=False):
+class Choice(msgspec.Struct, frozen=True):
     """The replicas that can take the call now, best first, and the others with the reason each was left out."""
 
-    ranked: tuple[Candidate, ...]
-    rejected: tuple[Rejected, ...]
+    ranked: Sequence[Candidate]
+    rejected: Sequence[Rejected]
     reason: str
 
 
 DEFAULT_WEIGHTS = Weights()
+_DOUBTED = ("down", "cooling")
+"""Reasons that are opinions; an open breaker is a fact of this process's own."""
 
 
 def choose(
@@ -86,41 +89,65 @@ def choose(
     """Rank the replicas for a call.
 
     A replica is full when the call would exceed its token or call capacity; a call bigger than the capacity may still run
-    alone. When every replica refuses (all stale or down) the health information is not believed: fail open.
+    alone. When every replica refuses (all down) the health information is not believed: fail open.
     """
     rejected: list[Rejected] = []
-    usable: list[int] = []
-    tried: list[int] = []
-    for index, replica in enumerate(replicas):
-        if replica.refusing:
-            rejected.append(Rejected(index, replica.refusing))
-        elif features.tried & replica.bit:
-            tried.append(index)
-        else:
-            usable.append(index)
-    reason = "least_work"
-    if usable:
-        rejected.extend(Rejected(index, "already_tried") for index in tried)
-    elif tried:
-        usable, reason = tried, "only_tried_left"
-    else:
-        usable = [item.index for item in rejected if item.reason == "down"]
-        rejected = [item for item in rejected if item.reason != "down"]
-        reason = "fail_open"
     candidates: list[Candidate] = []
-    count = len(replicas)
-    for index in usable:
-        replica = replicas[index]
-        if _full(replica, features.cost):
-            rejected.append(Rejected(index, "full"))
+    tried, reason = features.tried, "least_work"
+    for position, replica in enumerate(replicas):
+        if replica.refusing:
+            rejected.append(Rejected(position, replica.refusing))
+        elif tried & replica.bit:
+            rejected.append(Rejected(position, "already_tried"))
         else:
-            candidates.append(_score(index, replica, features, weights))
+            _consider(position, replica, features, weights, len(replicas), candidates, rejected)
+    if len(rejected) == len(replicas) and not any(item.reason == "full" for item in rejected):
+        reason = _second_best(features, replicas, weights, candidates, rejected)
     if len(candidates) > 1:
-        turn = features.turn
-        candidates.sort(key=lambda item: (item.score, (item.index - turn) % count))
+        candidates.sort()
         if reason == "least_work" and candidates[0].cached_tokens > candidates[1].cached_tokens:
             reason = "cached_prefix"
-    return Choice(tuple(candidates), tuple(rejected), reason if candidates else "no_room")
+    return Choice(candidates, rejected, reason if candidates else "no_room")
+
+
+def _second_best(
+    features: Features,
+    replicas: Sequence[ReplicaSnapshot],
+    weights: Weights,
+    candidates: list[Candidate],
+    rejected: list[Rejected],
+) -> str:
+    """Nobody is left: those that failed this call may try again, else the health information is not believed."""
+    wanted, reason = ("already_tried",), "only_tried_left"
+    if not any(item.reason == "already_tried" for item in rejected):
+        wanted, reason = _DOUBTED, "fail_open"
+    again = [item.position for item in rejected if item.reason in wanted]
+    rejected[:] = [item for item in rejected if item.reason not in wanted]
+    for position in again:
+        _consider(position, replicas[position], features, weights, len(replicas), candidates, rejected)
+    return reason
+
+
+def _consider(
+    position: int,
+    replica: ReplicaSnapshot,
+    features: Features,
+    weights: Weights,
+    count: int,
+    candidates: list[Candidate],
+    rejected: list[Rejected],
+) -> None:
+    """Score a replica, or reject it as full."""
+    if _full(replica, features.cost):
+        rejected.append(Rejected(position, "full"))
+        return
+    held = features.cached.get(replica.bit, 0) if features.cached else 0
+    score = (
+        weights.load * replica.in_flight_tokens
+        + weights.prefill * (replica.pending_prefill + features.input_tokens - held)
+        + weights.external * replica.external_tokens
+    )
+    candidates.append(Candidate(score, (position - features.turn) % count, position, held))
 
 
 def _full(replica: ReplicaSnapshot, cost: int) -> bool:
@@ -129,32 +156,22 @@ def _full(replica: ReplicaSnapshot, cost: int) -> bool:
     return replica.in_flight_calls > 0 and replica.in_flight_tokens + cost > replica.token_capacity
 
 
-def _score(index: int, replica: ReplicaSnapshot, features: Features, weights: Weights) -> Candidate:
-    cached = features.cached.get(replica.bit, 0) if features.cached else 0
-    score = (
-        weights.load * replica.in_flight_tokens
-        + weights.prefill * (replica.pending_prefill + features.input_tokens - cached)
-        + weights.external * replica.external_tokens
-    )
-    return Candidate(index, score, cached)
-
-
 def explain(choice: Choice, replicas: Sequence[ReplicaSnapshot]) -> dict[str, Any]:
     """Return a choice as plain data for the record: who was a candidate with what score, who was not and why."""
     return {
         "reason": choice.reason,
         "candidates": [
             {
-                "replica": replicas[item.index].name,
+                "replica": replicas[item.position].name,
                 "score": round(item.score),
                 "cached_tokens": item.cached_tokens,
-                "in_flight_tokens": replicas[item.index].in_flight_tokens,
-                "in_flight_calls": replicas[item.index].in_flight_calls,
-                "external_tokens": replicas[item.index].external_tokens,
+                "in_flight_tokens": replicas[item.position].in_flight_tokens,
+                "in_flight_calls": replicas[item.position].in_flight_calls,
+                "external_tokens": replicas[item.position].external_tokens,
             }
             for item in choice.ranked
         ],
         "rejected": [
-            {"replica": replicas[item.index].name, "reason": item.reason} for item in choice.rejected
+            {"replica": replicas[item.position].name, "reason": item.reason} for item in choice.rejected
         ],
     }

@@ -71,20 +71,18 @@ def of_status(status: int, headers: list[Header], body: bytes, alias: str, secre
         )
         failure.detail = f"status {status}"
         return failure
-    failure.headers = [*passed_back(headers, error=True)]
+    # Our own error bodies are always JSON, whatever the upstream's was.
+    failure.headers = [header for header in passed_back(headers) if header[0] != b"content-type"]
+    failure.headers.append((b"content-type", b"application/json"))
     failure.body = openai_error(status, body, secret)
     if status in (429, 503):
         failure.retry_after_s = retry_after_s(headers)
     return failure
 
 
-def passed_back(headers: list[Header], *, error: bool = False) -> list[Header]:
-    """Return what of an upstream's headers the caller may see. Our own error bodies are always JSON."""
-    kept = [header for header in headers if header[0] in _PASSED_BACK]
-    if error:
-        kept = [header for header in kept if header[0] != b"content-type"]
-        kept.append((b"content-type", b"application/json"))
-    return kept
+def passed_back(headers: list[Header]) -> list[Header]:
+    """Return what of an upstream's headers the caller may see."""
+    return [header for header in headers if header[0] in _PASSED_BACK]
 
 
 def retry_after_s(headers: list[Header]) -> float:

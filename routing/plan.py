@@ -36,10 +36,25 @@ def ordered(route: Route, session: str, random: Callable[[], float]) -> tuple[Ro
     return tuple(sorted(targets, key=draw))
 
 
+def first_usable(
+    targets: tuple[RouteTarget, ...], places: Mapping[str, Place], now: float, skipped: list[tuple[str, str]]
+) -> RouteTarget:
+    """Return the first target whose place may be used; when none may, the first one (its place says why not)."""
+    if len(targets) == 1:
+        return targets[0]
+    for target in targets:
+        place = places.get(target.place)
+        reason = "removed" if place is None else place.available(now)
+        if not reason:
+            return target
+        skipped.append((target.place, reason))
+    return targets[0]
+
+
 class Plan:
     """The attempts at one route: other places at once, the same place again after a back-off with full jitter."""
 
-    __slots__ = ("_closed", "_failures", "_places", "_random", "_retries", "_targets", "skipped", "tried")
+    __slots__ = ("_closed", "_failures", "_places", "_random", "_retries", "_targets", "tried")
 
     def __init__(
         self,
@@ -47,7 +62,6 @@ class Plan:
         retries: Retries,
         places: Mapping[str, Place],
         random: Callable[[], float],
-        skipped: list[tuple[str, str]],
     ) -> None:
         self._targets = targets
         self._retries = retries
@@ -57,19 +71,6 @@ class Plan:
         self._closed: set[RouteTarget] = set()
         self.tried: dict[str, int] = {}
         """By place: mask of the replicas that failed this call."""
-        self.skipped = skipped
-
-    def first(self, now: float) -> RouteTarget:
-        """Return the first target whose place may be used; when none may, the first one (its place says why not)."""
-        targets = self._targets
-        if len(targets) == 1:
-            return targets[0]
-        for target in targets:
-            reason = self._unusable(target, now)
-            if not reason:
-                return target
-            self.skipped.append((target.place, reason))
-        return targets[0]
 
     def after(
         self, target: RouteTarget, bit: int, failure: Failure, now: float
@@ -111,7 +112,3 @@ class Plan:
         if failure.retry_after_s > retries.max / 1_000:
             return None
         return max(self._random() * ceiling, failure.retry_after_s)
-
-    def _unusable(self, target: RouteTarget, now: float) -> str:
-        place = self._places.get(target.place)
-        return "removed" if place is None else place.available(now)

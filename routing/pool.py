@@ -47,6 +47,7 @@ class Place:
         gone = [replica for replica in self.replicas if replica.endpoint not in spec.endpoints or not old]
         used = sum(replica.bit for replica in [*old.values(), *self.retiring])
         self.spec = spec
+        self.total_s = spec.timeouts.total / 1_000
         self.queue.max_waiting = spec.max_waiting
         self.replicas = []
         for endpoint in spec.endpoints:
@@ -83,17 +84,26 @@ class Place:
                 return ""
         return reason or "no_replicas"
 
-    async def acquire(self, lease: Lease, deadline: float | None, *, retry: bool = False) -> None:
-        """Wait for a share of the place; ``lease.replica`` is set when it is there.
+    def try_acquire(self, lease: Lease, *, retry: bool = False) -> bool:
+        """Take a share of the place if there is room and nobody waits before: ``lease.replica`` is set then.
 
-        Raises :class:`QueueFullError`, :class:`QueueTimeoutError` or :class:`NoTargetError`. Cancelling leaves at once.
+        On False the lease stands in the queue: await :meth:`wait`. Raises :class:`QueueFullError`, and
+        :class:`NoTargetError` when no replica may be used at all.
         """
         if self.queue.submit(lease, front=retry):
-            return
+            return True
         refusal = self._nobody()
-        if refusal is not None:
-            self.queue.cancel(lease)
-            raise refusal
+        if refusal is None:
+            return False
+        self.queue.cancel(lease)
+        raise refusal
+
+    async def wait(self, lease: Lease, deadline: float | None) -> None:
+        """Wait for a share of the place; ``lease.replica`` is set when it is there.
+
+        Raises :class:`QueueTimeoutError`, or :class:`QueueFullError` when the lease had to make room for a tenant that
+        crowds the queue less. Cancelling leaves the queue at once.
+        """
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[int | None] = loop.create_future()
         lease.on_ready = lambda: None if ready.done() else ready.set_result(None)
@@ -198,7 +208,7 @@ class Place:
             return False
         best = choice.ranked[0]
         ticket.choice, ticket.snapshots, ticket.features = choice, snapshots, features
-        self._take(self.replicas[best.index], ticket, best.cached_tokens, now)
+        self._take(self.replicas[best.position], ticket, best.cached_tokens, now)
         return True
 
     def _put_on_only(self, replica: Replica, lease: Lease, now: float) -> bool:

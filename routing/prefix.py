@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-_FINE, _COARSE, _SAMPLE = 256, 1_024, 384
+_FINE, _COARSE, _SAMPLE = 512, 2_048, 384
 """Characters in a block: fine where shared system prompts differ, coarse where long contexts go on. Of a coarse block
 only the last ``_SAMPLE`` characters are hashed: prompts that part stay apart, so the error is less than one block."""
-_FINE_BLOCKS, _COARSE_BLOCKS = 16, 20
+_FINE_BLOCKS, _COARSE_BLOCKS = 8, 10
 _FINE_CHARS = _FINE * _FINE_BLOCKS
 MAX_CHARS = _FINE_CHARS + _COARSE * _COARSE_BLOCKS
 """Text beyond this (24 kB) is not looked at: the cost of hashing is bounded."""
 _GENERATIONS = 8
-DEFAULT_BLOCKS_PER_REPLICA = 8_192
-MAX_BLOCKS_PER_REPLICA = 32_768
-"""About 4 MB of memory; an engine's own KV cache is told in tokens, of which a fine block is ``BLOCK_TOKENS``."""
+DEFAULT_BLOCKS_PER_REPLICA = 4_096
+MAX_BLOCKS_PER_REPLICA = 16_384
+"""About 2 MB of memory; an engine's own KV cache is told in tokens, of which a fine block is ``BLOCK_TOKENS``."""
 BLOCK_TOKENS = _FINE // 4
 
 
@@ -93,9 +93,10 @@ class PrefixIndex:
             generations.appendleft(set())
             if len(generations) > _GENERATIONS:
                 self._forget(generations.pop().difference(*generations), bit)
-        generations[0].update(hashes[:per_generation])
+        kept = hashes if len(hashes) <= per_generation else hashes[:per_generation]
+        generations[0].update(kept)
         masks = self._masks
-        for block in hashes[:per_generation]:
+        for block in kept:
             held = masks.get(block, 0)
             if not held & bit:
                 masks[block] = held | bit

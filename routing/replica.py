@@ -108,10 +108,11 @@ class Replica:
             fresh = 1.0 - (now - self.scraped_at) / self._stale_s
             if fresh > 0:
                 external = int(self._external_calls * self._mean_cost * fresh)
+        well = self.breaker.closed and self.health != "down" and self.cooling_until <= now
         return ReplicaSnapshot(
             self.name,
             self.bit,
-            self.refusing(now),
+            "" if well else self.refusing(now),
             self.in_flight_tokens,
             self.in_flight_calls,
             self.pending_prefill,

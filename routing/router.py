@@ -15,7 +15,7 @@ from routing.call import Attempt, Call
 from routing.errors import NoTargetError, QueueFullError, QueueTimeoutError, UpstreamTimeoutError
 from routing.fleet import Fleet
 from routing.outcome import Failure, of_error, of_status, passed_back
-from routing.plan import Plan, ordered
+from routing.plan import Plan, first_usable, ordered
 from routing.pool import Place, UpstreamFactory
 from routing.registry import Route, RouteTarget, RoutingTable
 from routing.replica import Lease
@@ -97,20 +97,14 @@ class _Flight:
         """Try the targets of one route; ``None`` when it is exhausted. A failure nobody can mend is an answer."""
         router, call = self._router, self._call
         fields = self._drop if drop is None else drop
-        plan = Plan(
-            ordered(route, call.session, router._draw),
-            route.retries,
-            router.fleet.places,
-            router._draw,
-            self._skipped,
-        )
-        target: RouteTarget | None = plan.first(self._started)
-        while target is not None:
-            outcome, bit = await self._attempt(route, target, fields, plan.tried.get(target.place, 0))
-            if isinstance(outcome, Answer):
-                return outcome
-            if not outcome.elsewhere:
-                return self.verdict()
+        places, draw = router.fleet.places, router._draw
+        targets = ordered(route, call.session, draw)
+        target = first_usable(targets, places, self._started, self._skipped)
+        outcome, bit = await self._attempt(route, target, fields, 0)
+        if isinstance(outcome, Answer):
+            return outcome
+        plan = Plan(targets, route.retries, places, draw)
+        while outcome.elsewhere:
             following = plan.after(target, bit, outcome, self._now())
             if following is None:
                 return None
@@ -119,7 +113,10 @@ class _Flight:
                 if call.deadline is not None and self._now() + delay >= call.deadline:
                     return None
                 await asyncio.sleep(delay)
-        return None
+            outcome, bit = await self._attempt(route, target, fields, plan.tried.get(target.place, 0))
+            if isinstance(outcome, Answer):
+                return outcome
+        return self.verdict()
 
     def verdict(self) -> Answer:
         """End without a success: the last upstream's answer if one may be passed on, else raise what happened."""
@@ -161,7 +158,8 @@ class _Flight:
         )
         lease.tried = tried
         try:
-            await place.acquire(lease, call.deadline, retry=bool(self._attempts))
+            if not place.try_acquire(lease, retry=bool(self._attempts)):
+                await place.wait(lease, call.deadline)
         except (QueueFullError, QueueTimeoutError, NoTargetError) as error:
             return self._refuse(route, target, started, error), 0
         replica = lease.replica
@@ -241,7 +239,7 @@ class _Flight:
 
     def _remaining_ms(self, place: Place, now: float) -> int:
         """What is left of the call's own time: the place's total time-out from the start, or the deadline."""
-        end = self._started + place.spec.timeouts.total / 1_000
+        end = self._started + place.total_s
         if self._call.deadline is not None:
             end = min(end, self._call.deadline)
         return math.ceil((end - now) * 1_000)
