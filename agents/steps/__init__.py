@@ -1,0 +1,1 @@
+"""What a step does: one module a kind of call."""
