@@ -112,8 +112,9 @@ def restore(settings: Settings, source: Path) -> dict[str, Any]:
 
 
 def _settle(settings: Settings) -> int | None:
-    """Move settled money from Redis into the ledger; ``None`` when no Redis answers (it then holds on to it)."""
+    """Write down open reservations and move settled money from Redis into the ledger; ``None`` where no Redis was."""
     from policies.ledger.consumer import LedgerConsumer
+    from policies.reaper import Reaper
 
     with databases(settings) as (main, _), connect(settings.effective_redis_url) as client:
         try:
@@ -125,6 +126,7 @@ def _settle(settings: Settings) -> int | None:
                     "and take the backup while it runs"
                 ) from None
             return None
+        Reaper(main, client).run_once()
         return LedgerConsumer(main, client).run_until_empty()
 
 
