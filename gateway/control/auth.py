@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Request, Response
+from fastapi import Request, Response
 
 from airi import tokens
 from airi.errors import AuthenticationError, PermissionDeniedError
@@ -20,6 +21,9 @@ from gateway.control.services import Services
 _SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 _FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 _NO_KEY = "You must give a key: 'Authorization: Bearer airi_…', or sign in at /ui."
+
+
+Dependency = Callable[[Request], Awaitable["Principal"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,35 +69,26 @@ class Principal:
 ADMIN = Principal("admin", None, None, None, "platform_admin", "administrator")
 
 
-def require(services: Services, *roles: Role, run_tokens: bool = False) -> Any:
-    """Return a FastAPI dependency that yields a :class:`Principal` of one of ``roles`` (any, when none is named).
+def require(services: Services, *what: str, run_tokens: bool = False) -> Dependency:
+    """Return a dependency (for ``Depends``) that yields a :class:`Principal` that is or may one of ``what``.
 
-    The administrator and ``platform_admin`` always pass. Run tokens pass where ``run_tokens`` is set. Writes with the
-    session's cookie need the CSRF token as header ``x-csrf-token`` or form field ``csrf_token``.
+    ``what`` are roles (``auditor``) and permissions (``keys.write``); none means anybody who is known. The administrator and
+    ``platform_admin`` always pass. Run tokens pass only where ``run_tokens`` is set. Writes with the session's cookie
+    need the CSRF token, as header ``x-csrf-token`` or form field ``csrf_token``.
     """
+    known = {*PERMISSIONS, *(permission for held in PERMISSIONS.values() for permission in held)}
+    unknown = set(what) - known
+    assert not unknown, f"no such role or permission: {unknown}"
 
     async def principal(request: Request) -> Principal:
         found = await authenticate(services, request)
         if found.run is not None and not run_tokens:
             raise PermissionDeniedError("a run token cannot be used here")
-        if roles and not found.platform and found.role not in roles:
-            raise PermissionDeniedError(f"role {found.role} may not do this; it takes {' or '.join(roles)}")
+        if what and not found.platform and found.role not in what and not any(map(found.may, what)):
+            raise PermissionDeniedError(f"role {found.role} may not do this; it takes {' or '.join(what)}")
         return found
 
-    return Depends(principal)
-
-
-def permit(services: Services, permission: str) -> Any:
-    """Return a FastAPI dependency that yields a :class:`Principal` whose role holds ``permission``."""
-
-    async def principal(request: Request) -> Principal:
-        found = await authenticate(services, request)
-        if found.run is not None:
-            raise PermissionDeniedError("a run token cannot be used here")
-        found.demand(permission)
-        return found
-
-    return Depends(principal)
+    return principal
 
 
 async def authenticate(services: Services, request: Request) -> Principal:
@@ -107,7 +102,7 @@ async def authenticate(services: Services, request: Request) -> Principal:
     else:
         found = await _from_cookie(services, request)
     if found.record is not None:
-        scopes.check(found.record, route=request.url.path, peer=peer_of(request))
+        scopes.check(found.record, route=request.scope["path"], peer=peer_of(request))
     return found
 
 

@@ -28,14 +28,14 @@ def error_response(
     status: int,
     message: str,
     *,
-    type: str = "invalid_request_error",
+    kind: str = "invalid_request_error",
     code: str | None = None,
     param: str | None = None,
     headers: dict[str, str] | None = None,
     **more: Any,
 ) -> JSONResponse:
     """Return ``{"error": {"message", "type", "param", "code"}}``; ``more`` is added inside."""
-    body = {"message": message, "type": type, "param": param, "code": code, **more}
+    body = {"message": message, "type": kind, "param": param, "code": code, **more}
     return JSONResponse({"error": body}, status, headers)
 
 
@@ -46,7 +46,7 @@ def from_error(error: AiriError) -> JSONResponse:
         headers["retry-after"] = str(max(1, -(-error.retry_after_ms // 1_000)))
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
-    more = {"problems": error.problems} if isinstance(error, ConfigError) else {}
+    more: dict[str, Any] = {"problems": error.problems} if isinstance(error, ConfigError) else {}
     return error_response(
         error.status,
         error.message,
@@ -80,14 +80,16 @@ def _http(_request: Request, error: Exception) -> JSONResponse:
     message = error.detail if isinstance(error.detail, str) else phrase
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
     headers = dict(error.headers) if error.headers else None
-    return error_response(error.status_code, message, type=kind, code=code, headers=headers)
+    return error_response(error.status_code, message, kind=kind, code=code, headers=headers)
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    _log.error("unexpected error", exc_info=error, extra={"method": request.method, "path": request.url.path})
+    _log.error(
+        "unexpected error", exc_info=error, extra={"method": request.method, "path": request.scope["path"]}
+    )
     return error_response(
         500,
         "Something went wrong in AIRI; the log has the details.",
-        type="server_error",
+        kind="server_error",
         code="internal_error",
     )
