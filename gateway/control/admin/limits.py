@@ -18,7 +18,7 @@ from airi.config.state import Stored, body_of
 from airi.errors import NotFoundError
 from airi.keys.errors import GrantError
 from airi.keys.record import KeyLimits, KeyRecord
-from gateway.control.admin.keys import budget_views
+from gateway.control.admin.keys import budget_views, key_budgets
 from gateway.control.admin.views import listing, resource_view
 from gateway.control.auth import Principal, require
 from gateway.control.services import Services
@@ -82,7 +82,7 @@ def _add_writing(routes: APIRouter, services: Services) -> None:
         return _change_tenant(services, who, tenant, team, {"limits": _plain(body)["limits"]})
 
     @routes.put("/limits/keys/{key_id}", summary="Set a key's limits", tags=["limits"])
-    async def key_limits(key_id: str, body: LimitsBody, who: Principal = key_writer) -> dict[str, Any]:
+    async def set_key_limits(key_id: str, body: LimitsBody, who: Principal = key_writer) -> dict[str, Any]:
         limits = KeyLimits(**body.limits.model_dump())
         return await _change_key(services, who, key_id, "limits", limits)
 
@@ -95,7 +95,7 @@ def _add_writing(routes: APIRouter, services: Services) -> None:
         return _change_tenant(services, who, tenant, team, {"budgets": _plain(body)["budgets"]})
 
     @routes.put("/budgets/keys/{key_id}", summary="Set a key's budgets", tags=["budgets"])
-    async def key_budgets(key_id: str, body: BudgetsBody, who: Principal = key_writer) -> dict[str, Any]:
+    async def set_key_budgets(key_id: str, body: BudgetsBody, who: Principal = key_writer) -> dict[str, Any]:
         return await _change_key(services, who, key_id, "budgets", key_budgets(body.budgets))
 
 
