@@ -1,0 +1,156 @@
+"""``airi validate``, ``airi diff``, ``airi apply``: configuration files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airi.cli.client import admin_client
+from airi.cli.output import show
+from airi.cli.runner import Parser, command
+from airi.settings import Settings
+
+if TYPE_CHECKING:
+    from airi.config.document import ConfigDocument
+    from airi.config.loader import LoadedResource
+    from airi.config.validation import Findings
+
+Json = dict[str, Any]
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from airi.config.loader import load_files
+
+    loaded = load_files(arguments.files)
+    findings = check_files(loaded)
+    data = {
+        "valid": not findings.problems,
+        "resources": [f"{item.resource.kind}/{item.resource.metadata.name}" for item in loaded],
+        "problems": findings.problems,
+        "warnings": findings.warnings,
+    }
+
+    def text() -> str:
+        lines = [*findings.problems, *(f"warning: {warning}" for warning in findings.warnings)]
+        verdict = f"{len(findings.problems)} problems" if findings.problems else "valid"
+        return "\n".join([*lines, f"{len(loaded)} resources: {verdict}"])
+
+    show(arguments, data, text)
+    return int(bool(findings.problems))
+
+
+def check_files(loaded: Sequence[LoadedResource]) -> Findings:
+    """Check files as the control plane would, among what AIRI_HOME has adopted (or, before a first start, would)."""
+    from agents.checking import problems as workflow_problems
+    from airi.config.validation import check
+    from policies.documents import policy_problems
+
+    document = _adopted()
+    resources = {**document.resources, **{item.key: item.resource for item in loaded}}
+    return check(
+        type(document)(resources),
+        places={item.key: item.where for item in loaded},
+        validators={"Policy": policy_problems, "Workflow": workflow_problems},
+        changed=[item.key for item in loaded],
+    )
+
+
+def _adopted() -> ConfigDocument:
+    from airi.config.document import ConfigDocument
+    from airi.config.loader import load_data, load_files
+    from airi.up.adopt import adopt
+
+    path = Settings.from_environment().home / "adopted.yaml"
+    found = load_files([path]) if path.exists() else load_data(adopt([1], [], {}).resources)
+    return ConfigDocument({item.key: item.resource for item in found})
+
+
+def _validate_parser() -> Parser:
+    parser = command(
+        "validate",
+        "Check configuration files without a gateway: form, references, policies, workflows. Every fault is named with "
+        "file, line and key.",
+        "airi validate airi.yaml policies/",
+        _validate,
+    )
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="files, or folders of YAML files")
+    return parser
+
+
+def _send(arguments: argparse.Namespace, *, dry_run: bool) -> Json:
+    from airi.config.loader import load_files
+    from airi.config.state import body_of
+
+    resources = [body_of(item.resource) for item in load_files(arguments.files)]
+    query = {
+        "prune": str(arguments.prune).lower(),
+        "take_over": str(arguments.take_over).lower(),
+        "dry_run": str(dry_run).lower(),
+    }
+    answer: Json = admin_client().call("POST", "/admin/v1/apply", {"resources": resources}, query=query)
+    return answer
+
+
+def _changes(result: Json) -> str:
+    lines = [f"+ {name}" for name in result["created"]]
+    lines += [f"~ {name}" for name in result["changed"]]
+    lines += [f"- {name}" for name in result["removed"]]
+    lines += [f"warning: {warning}" for warning in result["warnings"]]
+    return "\n".join(lines)
+
+
+def _diff(arguments: argparse.Namespace) -> int:
+    result = _send(arguments, dry_run=True)
+
+    def text() -> str:
+        return "\n".join(item["text"].rstrip() for item in result["diff"]) or "no difference"
+
+    show(arguments, result, text)
+    return int(bool(result["diff"]))
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    result = _send(arguments, dry_run=False)
+
+    def text() -> str:
+        return "\n".join(filter(None, [_changes(result), f"version {result['version']} serves"]))
+
+    show(arguments, result, text)
+    return 0
+
+
+def _bundle_parser(name: str, summary: str, example: str, run: Any) -> Parser:
+    parser = command(name, summary, example, run)
+    parser.add_argument(
+        "-f", "--file", dest="files", action="append", required=True, type=Path, metavar="FILE",
+        help="a file, or a folder of YAML files; may be given again",
+    )  # fmt: skip
+    parser.add_argument(
+        "--prune", action="store_true", help="remove what files managed before and these lack"
+    )
+    parser.add_argument("--take-over", action="store_true", help="manage by files what the API manages now")
+    return parser
+
+
+def _diff_parser() -> Parser:
+    return _bundle_parser(
+        "diff",
+        "Show what `airi apply` with the same arguments would change on the running gateway. Exit code 1 when "
+        "something would.",
+        "airi diff -f airi.yaml --prune",
+        _diff,
+    )
+
+
+def _apply_parser() -> Parser:
+    return _bundle_parser(
+        "apply",
+        "Apply files to the running gateway as one version; a fault anywhere refuses the whole.",
+        "airi apply -f airi.yaml -f policies/",
+        _apply,
+    )
+
+
+PARSERS = {"validate": _validate_parser, "diff": _diff_parser, "apply": _apply_parser}
