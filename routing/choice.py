@@ -118,7 +118,8 @@ def _second_best(
     rejected: list[Rejected],
 ) -> str:
     """Nobody is left: those that failed this call may try again, else the health information is not believed."""
-    wanted, reason = ("already_tried",), "only_tried_left"
+    wanted: tuple[str, ...] = ("already_tried",)
+    reason = "only_tried_left"
     if not any(item.reason == "already_tried" for item in rejected):
         wanted, reason = _DOUBTED, "fail_open"
     again = [item.position for item in rejected if item.reason in wanted]
