@@ -124,7 +124,7 @@ class Leases:
         """
         with self._store.run(claim.run_id) as tx:
             tx.change_step(
-                claim.path, fence=claim.fence, state="succeeded", output_ref=tx.dump(output), input_hash=input_hash,
+                claim.path, under=claim.fence, state="succeeded", output_ref=tx.dump(output), input_hash=input_hash,
                 finished_at=tx.now, lease_owner=None, lease_until=None, error=None,
             )  # fmt: skip
             tx.event("step.succeeded", claim.path, attempt=claim.attempt)
@@ -159,7 +159,7 @@ class Leases:
         """An unsafe effect is ambiguous: keep the step for a person to decide."""
         with self._store.run(claim.run_id) as tx:
             tx.change_step(
-                claim.path, fence=claim.fence, state="needs_review", error=as_json(error_of("ambiguous", message)),
+                claim.path, under=claim.fence, state="needs_review", error=as_json(error_of("ambiguous", message)),
                 lease_owner=None, lease_until=None,
             )  # fmt: skip
             tx.event("step.needs_review", claim.path, attempt=claim.attempt, **error_of("ambiguous", message))
@@ -170,7 +170,7 @@ class Leases:
         with self._store.run(claim.run_id) as tx:
             tx.change_step(
                 claim.path,
-                fence=claim.fence,
+                under=claim.fence,
                 state="cancelled",
                 finished_at=tx.now,
                 lease_owner=None,
@@ -184,12 +184,12 @@ class Leases:
         with self._store.run(claim.run_id) as tx:
             if tx.state == "stopping":
                 tx.change_step(
-                    claim.path, fence=claim.fence, state="cancelled", finished_at=tx.now, lease_owner=None,
+                    claim.path, under=claim.fence, state="cancelled", finished_at=tx.now, lease_owner=None,
                     lease_until=None,
                 )  # fmt: skip
                 finish_stop(tx)
                 return
-            tx.change_step(claim.path, fence=claim.fence, state="ready", lease_owner=None, lease_until=None)
+            tx.change_step(claim.path, under=claim.fence, state="ready", lease_owner=None, lease_until=None)
             tx.event("step.given_back", claim.path, attempt=claim.attempt)
             tx.publish(claim.path, claim.fence)
 

@@ -309,6 +309,8 @@ class Runtime:
             asyncio.run_coroutine_threadsafe(self._close_clients(), self.loop).result(5)
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._loop_thread.join(5)
+        if not self._loop_thread.is_alive():
+            self.loop.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _close_clients(self) -> None:

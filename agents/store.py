@@ -126,11 +126,11 @@ class RunTransaction:
         """The items of a fan-out, in order."""
         return list(self.connection.execute(_CHILDREN, {"run": self.run.id, "at": path}))
 
-    def change_step(self, path: str, *, fence: int | None = None, **columns: Any) -> None:
-        """Change a step; with ``fence``, only while it is running under that fence, else :class:`Fenced`."""
+    def change_step(self, path: str, *, under: int | None = None, **columns: Any) -> None:
+        """Change a step; with ``under``, only while it is running under that fence, else :class:`Fenced`."""
         statement = update(steps).where(steps.c.run_id == self.run.id, steps.c.path == path)
-        if fence is not None:
-            statement = statement.where(steps.c.fence == fence, steps.c.state == "running")
+        if under is not None:
+            statement = statement.where(steps.c.fence == under, steps.c.state == "running")
         if self.connection.execute(statement.values(columns)).rowcount != 1:
             raise Fenced(f"{path}: another worker has this step")
 
