@@ -1,0 +1,173 @@
+"""`airi up` whole: first start, second start, a pasted call, a killed child, the end in order, sudden death."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from airi.up.specs import DRAIN_ORDER
+from tests.airi.trees import READY, ROOT, Tree, running
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+SECOND_START_S = 3.0
+
+
+@pytest.fixture(scope="module")
+def module_home() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="airi-up-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def tree(module_home: Path) -> Iterator[Tree]:
+    """One first start that several tests look at."""
+    with running(module_home) as found:
+        yield found
+
+
+def airi(tree: Tree, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command against the tree, from another folder."""
+    return subprocess.run(
+        [sys.executable, "-m", "airi", *words],
+        env={**tree.environment, "PYTHONPATH": str(ROOT)},
+        cwd=tree.home.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_it_prints_progress_keys_models_a_curl_line_and_one_ready_line(tree: Tree) -> None:
+    text = "\n".join(tree.lines)
+    for name in ("redis", "writer", "control", "gateway", "worker", "sim-1", "sim-2"):
+        assert f"  {name} " in text, name
+    assert [line for line in tree.lines if line.startswith(READY)] == [f"{READY}{tree.url}"]
+    assert any(line.split() == ["sim/small", "sim,", "simulated"] for line in tree.lines)
+    assert f"{tree.url}/ui" in text
+    for name in ("admin.key", "dev.key"):
+        assert str(tree.home / name) in text
+        assert (tree.home / name).stat().st_mode & 0o777 == 0o600
+    assert tree.key() not in text
+
+
+def test_the_curl_line_works_as_pasted(tree: Tree) -> None:
+    line = next(line for line in tree.lines if line.strip().startswith("curl "))
+    done = subprocess.run(
+        ["sh", "-c", f"{line.strip()} -s"], capture_output=True, text=True, timeout=30, check=True
+    )
+    answer = json.loads(done.stdout)
+    assert answer["choices"][0]["message"]["content"]
+    assert answer["usage"]["completion_tokens"] > 0
+
+
+def test_the_command_line_reaches_it(tree: Tree) -> None:
+    models = airi(tree, "models", "--output", "json")
+    assert models.returncode == 0, models.stderr
+    assert {"sim/small", "fast", "smart", "embed"} <= {model["id"] for model in json.loads(models.stdout)}
+    made = airi(tree, "key", "create", "--tenant", "dev", "--name", "cli", "--output", "json")
+    assert made.returncode == 0, made.stderr
+    key = json.loads(made.stdout)
+    assert key["id"] in airi(tree, "key", "list").stdout
+    call = {"model": "fast", "messages": [{"role": "user", "content": "hi"}]}
+    headers = {"Authorization": f"Bearer {key['key']}"}
+    answer = httpx.post(f"{tree.url}/v1/chat/completions", json=call, headers=headers)
+    assert answer.status_code == 200, answer.text
+    trace = _eventually(lambda: airi(tree, "trace", "show", answer.headers["x-airi-trace-id"]))
+    assert "auth" in trace.stdout
+    assert airi(tree, "key", "revoke", key["id"]).returncode == 0
+    end = time.monotonic() + 5
+    while httpx.get(f"{tree.url}/v1/models", headers=headers).status_code != 401:
+        assert time.monotonic() < end, "a revoked key still works after 5 s"
+        time.sleep(0.1)
+    assert airi(tree, "key", "revoke", "nonsense").returncode == 1
+    verified = airi(tree, "ledger", "verify")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    doctor = airi(tree, "doctor")
+    assert doctor.returncode == 0, doctor.stdout
+
+
+def _eventually(ask, seconds: float = 15):  # type: ignore[no-untyped-def]
+    """Repeat a command until its exit code is 0."""
+    end = time.monotonic() + seconds
+    while True:
+        done = ask()
+        if done.returncode == 0:
+            return done
+        assert time.monotonic() < end, done.stdout + done.stderr
+        time.sleep(0.1)
+
+
+def test_a_killed_child_comes_back_and_is_said(tree: Tree) -> None:
+    for module in ("observability.writer", "gateway.process"):
+        before = tree.pid_of(module)
+        os.kill(before, signal.SIGKILL)
+        end = time.monotonic() + 30
+        while True:
+            found = [p.pid for p in tree.processes() if module in p.cmdline() and p.pid != before]
+            if found:
+                break
+            assert time.monotonic() < end, f"{module} did not come back"
+            time.sleep(0.05)
+    end = time.monotonic() + 30
+    while not _ready(tree):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert any("gateway was killed by SIGKILL; starting it again in" in line for line in tree.lines)
+
+
+def _ready(tree: Tree) -> bool:
+    try:
+        return httpx.get(f"{tree.url}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_a_second_start_on_the_same_home_is_refused(tree: Tree) -> None:
+    second = Tree(tree.home)
+    assert second.stop() == 1
+    assert any("AIRI already runs on" in line for line in second.lines)
+
+
+def test_a_taken_port_is_refused_in_words(tree: Tree, home: Path) -> None:
+    second = Tree(home, {"AIRI_PORT": str(tree.port)})
+    assert second.process.wait(30) == 1
+    second.stop()
+    assert any(f"127.0.0.1:{tree.port} is not free" in line for line in second.lines)
+
+
+def test_the_end_comes_in_order_and_the_second_start_is_quick(home: Path) -> None:
+    with running(home) as first:
+        models = [line for line in first.lines if "simulated" in line]
+        everything = first.processes()
+        assert first.stop() == 0
+        said = [line.split()[1] for line in first.lines if line.startswith("  stopping ")]
+        assert said == list(DRAIN_ORDER)
+        assert not any("killed" in line for line in first.lines)
+        assert psutil.wait_procs(everything, timeout=5)[1] == []
+    key = first.key()
+    began = time.monotonic()
+    with running(home) as second:
+        took = time.monotonic() - began
+        assert [line for line in second.lines if "simulated" in line] == models
+        assert second.key() == key
+        # The bound is for a machine that has nothing else to do; a busy one gets its waiting time on top.
+        assert took < SECOND_START_S * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1)) * 2, took
+        # Sudden death: within five seconds nothing is left.
+        everything = second.processes()
+        assert len(everything) >= 8
+        second.process.kill()
+        _, left = psutil.wait_procs(everything, timeout=5)
+        assert left == []
