@@ -14,7 +14,14 @@ import pytest
 from airi.config.kinds import AnyResource
 from routing.call import Call
 from routing.contract import Needs
-from routing.errors import ContractError, NoTargetError, QueueFullError, QueueTimeoutError, UpstreamError, UpstreamTimeoutError
+from routing.errors import (
+    ContractError,
+    NoTargetError,
+    QueueFullError,
+    QueueTimeoutError,
+    UpstreamError,
+    UpstreamTimeoutError,
+)
 from routing.payload import Payload
 from routing.registry import RoutingTable
 from routing.router import Router
@@ -36,7 +43,11 @@ async def routed(*resources: AnyResource, **options: Any) -> AsyncIterator[tuple
 
 
 def call(built: RoutingTable, alias: str = "m", **fields: Any) -> Call:
-    body = {"model": alias, "messages": [{"role": "user", "content": "hi"}], "stream": fields.get("stream", False)}
+    body = {
+        "model": alias,
+        "messages": [{"role": "user", "content": "hi"}],
+        "stream": fields.get("stream", False),
+    }
     fields = {"tenant": "t", "input_tokens": 10, "predicted_output_tokens": 10, **fields}
     return Call(route=built.resolve(alias), payload=Payload(body), **fields)
 
@@ -76,8 +87,13 @@ async def test_a_call_is_answered_and_explained() -> None:
 
 async def test_a_stream_comes_as_bytes() -> None:
     async with OpenAIServer() as a, routed(pool("p", a.url), model("m", {"pool": "p"})) as (router, built):
-        answer = await router.send(call(built, stream=True, overrides={"stream_options": {"include_usage": True}}))
-        assert await stream_of(answer) == b"".join(b'data: {"n":%d}\n\n' % n for n in range(3)) + b"data: [DONE]\n\n"
+        answer = await router.send(
+            call(built, stream=True, overrides={"stream_options": {"include_usage": True}})
+        )
+        assert (
+            await stream_of(answer)
+            == b"".join(b'data: {"n":%d}\n\n' % n for n in range(3)) + b"data: [DONE]\n\n"
+        )
         answer.close(3)
         assert a.seen[0].body["stream_options"] == {"include_usage": True}
         assert a.seen[0].headers["accept"] == "text/event-stream"
@@ -88,7 +104,8 @@ async def test_only_allowed_headers_go_up(monkeypatch: pytest.MonkeyPatch) -> No
     async with (
         OpenAIServer() as a,
         routed(
-            provider("o", a.url + "/v1?api-version=7", api_key="${env:UP_KEY}", headers={"X-Org": "o1"}), model("m", {"provider": "o"})
+            provider("o", a.url + "/v1?api-version=7", api_key="${env:UP_KEY}", headers={"X-Org": "o1"}),
+            model("m", {"provider": "o"}),
         ) as (router, built),
     ):
         headers = [
@@ -102,7 +119,11 @@ async def test_only_allowed_headers_go_up(monkeypatch: pytest.MonkeyPatch) -> No
         seen = a.seen[0]
         assert seen.path == "/v1/chat/completions?api-version=7"
         assert seen.headers["authorization"] == "Bearer sk-ours"
-        assert (seen.headers["traceparent"], seen.headers["x-request-id"], seen.headers["x-org"]) == ("00-1-2-01", "r1", "o1")
+        assert (seen.headers["traceparent"], seen.headers["x-request-id"], seen.headers["x-org"]) == (
+            "00-1-2-01",
+            "r1",
+            "o1",
+        )
         assert not {"cookie", "x-evil", "tracestate"} & set(seen.headers)
 
 
@@ -112,7 +133,10 @@ async def test_another_replica_takes_over_at_once(fault: str, stream: bool) -> N
     async with OpenAIServer("a") as a, OpenAIServer("b") as b:
         for server in (a, b):
             server.usual = "ok"
-        async with routed(pool("p", a.url, b.url), model("m", {"pool": "p"}, retries=FAST)) as (router, built):
+        async with routed(pool("p", a.url, b.url), model("m", {"pool": "p"}, retries=FAST)) as (
+            router,
+            built,
+        ):
             a.script.append(fault)
             b.script.append(fault)
             answers = [await router.send(call(built, stream=stream)) for _ in range(3)]
@@ -124,21 +148,27 @@ async def test_another_replica_takes_over_at_once(fault: str, stream: bool) -> N
 
 
 async def test_a_dead_replica_costs_callers_nothing() -> None:
-    async with OpenAIServer("a") as a, OpenAIServer("b") as b:
-        async with routed(pool("p", a.url, b.url), model("m", {"pool": "p"}, retries=FAST)) as (router, built):
-            a.usual = b.usual = "held"
-            calls = [asyncio.create_task(router.send(call(built, stream=n % 2 == 0))) for n in range(40)]
-            await until(lambda: a.active + b.active == 40)
-            assert a.active >= 10
-            await a.stop()
-            b.release.set()
-            answers = await asyncio.gather(*calls)
-            assert {answer.status for answer in answers} == {200}
-            assert {answer.target for answer in answers} == {"p/r1"}
-            for answer in answers:
-                answer.close()
-            assert in_flight(router) == 0
-            assert router.fleet.status()[0].replicas[0].breaker == "open"
+    async with (
+        OpenAIServer("a") as a,
+        OpenAIServer("b") as b,
+        routed(pool("p", a.url, b.url), model("m", {"pool": "p"}, retries=FAST)) as (
+            router,
+            built,
+        ),
+    ):
+        a.usual = b.usual = "held"
+        calls = [asyncio.create_task(router.send(call(built, stream=n % 2 == 0))) for n in range(40)]
+        await until(lambda: a.active + b.active == 40)
+        assert a.active >= 10
+        await a.stop()
+        b.release.set()
+        answers = await asyncio.gather(*calls)
+        assert {answer.status for answer in answers} == {200}
+        assert {answer.target for answer in answers} == {"p/r1"}
+        for answer in answers:
+            answer.close()
+        assert in_flight(router) == 0
+        assert router.fleet.status()[0].replicas[0].breaker == "open"
 
 
 @pytest.mark.parametrize("fault", ["head_cut", "head_only"])
@@ -158,88 +188,108 @@ async def test_a_stream_may_fail_over_until_its_first_block(fault: str) -> None:
 
 
 async def test_no_retry_after_the_first_visible_byte() -> None:
-    async with OpenAIServer("a") as a, OpenAIServer("b") as b:
-        async with routed(pool("p", a.url, b.url), model("m", {"pool": "p"}, retries=FAST)) as (router, built):
-            a.usual = b.usual = "cut"
-            answer = await router.send(call(built, stream=True))
-            assert await answer.next_block() == b'data: {"n":1}\n\n'
-            with pytest.raises(UpstreamError) as caught:
-                await answer.next_block()
-            assert caught.value.code == "upstream_truncated"
-            assert "127.0.0.1" not in caught.value.message
-            answer.close(1)
-            assert len(a.seen) + len(b.seen) == 1
-            assert in_flight(router) == 0
+    async with (
+        OpenAIServer("a") as a,
+        OpenAIServer("b") as b,
+        routed(pool("p", a.url, b.url), model("m", {"pool": "p"}, retries=FAST)) as (
+            router,
+            built,
+        ),
+    ):
+        a.usual = b.usual = "cut"
+        answer = await router.send(call(built, stream=True))
+        assert await answer.next_block() == b'data: {"n":1}\n\n'
+        with pytest.raises(UpstreamError) as caught:
+            await answer.next_block()
+        assert caught.value.code == "upstream_truncated"
+        assert "127.0.0.1" not in caught.value.message
+        answer.close(1)
+        assert len(a.seen) + len(b.seen) == 1
+        assert in_flight(router) == 0
 
 
 async def test_retry_after_is_waited_for_when_short() -> None:
-    async with OpenAIServer() as a:
-        async with routed(pool("p", a.url), model("m", {"pool": "p"}, retries=FAST)) as (router, built):
-            a.script.append("429")
-            started = time.monotonic()
-            answer = await router.send(call(built))
-            answer.close()
-            assert answer.status == 200
-            assert time.monotonic() - started >= 0.99
+    async with (
+        OpenAIServer() as a,
+        routed(pool("p", a.url), model("m", {"pool": "p"}, retries=FAST)) as (router, built),
+    ):
+        a.script.append("429")
+        started = time.monotonic()
+        answer = await router.send(call(built))
+        answer.close()
+        assert answer.status == 200
+        assert time.monotonic() - started >= 0.99
 
 
 async def test_retry_after_is_passed_on_when_long() -> None:
-    async with OpenAIServer() as a:
-        async with routed(pool("p", a.url), model("m", {"pool": "p"}, retries=FAST)) as (router, built):
-            a.usual = "429long"
-            answer = await router.send(call(built))
-            assert answer.status == 429
-            assert (b"retry-after", b"900") in answer.headers
-            error = msgspec.json.decode(await answer.read())["error"]
-            assert error == {"message": "slow down", "type": "rate_limit_error", "param": None, "code": None}
-            assert len(a.seen) == 1
-            assert in_flight(router) == 0
+    async with (
+        OpenAIServer() as a,
+        routed(pool("p", a.url), model("m", {"pool": "p"}, retries=FAST)) as (router, built),
+    ):
+        a.usual = "429long"
+        answer = await router.send(call(built))
+        assert answer.status == 429
+        assert (b"retry-after", b"900") in answer.headers
+        error = msgspec.json.decode(await answer.read())["error"]
+        assert error == {"message": "slow down", "type": "rate_limit_error", "param": None, "code": None}
+        assert len(a.seen) == 1
+        assert in_flight(router) == 0
 
 
 async def test_attempts_are_bounded_and_the_last_answer_passed_on() -> None:
-    async with OpenAIServer() as a:
-        async with routed(pool("p", a.url), model("m", {"pool": "p"}, retries=FAST)) as (router, built):
-            a.usual = "500"
-            answer = await router.send(call(built))
-            assert (answer.status, len(answer.attempts), len(a.seen)) == (500, 3, 3)
-            assert msgspec.json.decode(await answer.read())["error"]["message"] == "no"
+    async with (
+        OpenAIServer() as a,
+        routed(pool("p", a.url), model("m", {"pool": "p"}, retries=FAST)) as (router, built),
+    ):
+        a.usual = "500"
+        answer = await router.send(call(built))
+        assert (answer.status, len(answer.attempts), len(a.seen)) == (500, 3, 3)
+        assert msgspec.json.decode(await answer.read())["error"]["message"] == "no"
 
 
 async def test_a_callers_mistake_is_passed_on_at_once() -> None:
-    async with OpenAIServer() as a:
-        async with routed(pool("p", a.url), model("m", {"pool": "p"}, retries=FAST)) as (router, built):
-            a.usual = "422"
-            answer = await router.send(call(built))
-            assert (answer.status, len(a.seen)) == (422, 1)
-            assert msgspec.json.decode(await answer.read())["error"]["type"] == "invalid_request_error"
+    async with (
+        OpenAIServer() as a,
+        routed(pool("p", a.url), model("m", {"pool": "p"}, retries=FAST)) as (router, built),
+    ):
+        a.usual = "422"
+        answer = await router.send(call(built))
+        assert (answer.status, len(a.seen)) == (422, 1)
+        assert msgspec.json.decode(await answer.read())["error"]["type"] == "invalid_request_error"
 
 
 async def test_our_own_refused_access_is_never_the_callers_401() -> None:
-    async with OpenAIServer() as a:
-        async with routed(pool("p", a.url), model("m", {"pool": "p"}, retries=FAST)) as (router, built):
-            a.usual = "401"
-            with pytest.raises(UpstreamError) as caught:
-                await router.send(call(built))
-            assert (caught.value.status, caught.value.code) == (502, "upstream_refused")
-            assert len(caught.value.attempts) == 1
+    async with (
+        OpenAIServer() as a,
+        routed(pool("p", a.url), model("m", {"pool": "p"}, retries=FAST)) as (router, built),
+    ):
+        a.usual = "401"
+        with pytest.raises(UpstreamError) as caught:
+            await router.send(call(built))
+        assert (caught.value.status, caught.value.code) == (502, "upstream_refused")
+        assert len(caught.value.attempts) == 1
 
 
 async def test_fallbacks_only_within_the_contract() -> None:
-    async with OpenAIServer("a") as a, OpenAIServer("b") as b, OpenAIServer("c") as c:
-        async with routed(
+    async with (
+        OpenAIServer("a") as a,
+        OpenAIServer("b") as b,
+        OpenAIServer("c") as c,
+        routed(
             provider("pa", a.url + "/v1"),
             provider("pb", b.url + "/v1"),
             provider("pc", c.url + "/v1"),
             model("m", {"provider": "pa"}, fallbacks=["small", "large"], retries=FAST),
             model("small", {"provider": "pb"}, contract={"tools": False}),
             model("large", {"provider": "pc"}),
-        ) as (router, built):
-            a.usual = "500"
-            answer = await router.send(call(built, needs=Needs(tools=True)))
-            answer.close()
-            assert (answer.target, answer.version, len(b.seen)) == ("pc", "large@v1", 0)
-            assert [attempt.label for attempt in answer.attempts] == ["m@v1"] * 3 + ["large@v1"]
-            assert (await router.send(call(built))).target == "pb"
+        ) as (router, built),
+    ):
+        a.usual = "500"
+        answer = await router.send(call(built, needs=Needs(tools=True)))
+        answer.close()
+        assert (answer.target, answer.version, len(b.seen)) == ("pc", "large@v1", 0)
+        assert [attempt.label for attempt in answer.attempts] == ["m@v1"] * 3 + ["large@v1"]
+        assert (await router.send(call(built))).target == "pb"
 
 
 async def test_needs_are_refused_by_name_or_dropped() -> None:
@@ -262,50 +312,53 @@ async def test_needs_are_refused_by_name_or_dropped() -> None:
 
 
 async def test_the_deadline_bounds_everything() -> None:
-    async with OpenAIServer() as a:
-        async with routed(pool("p", a.url), model("m", {"pool": "p"}, retries=FAST)) as (router, built):
-            a.usual = "silent"
-            started = time.monotonic()
-            with pytest.raises(UpstreamTimeoutError) as caught:
-                await router.send(call(built, deadline=started + 0.3))
-            assert caught.value.status == 504
-            assert time.monotonic() - started < 2
-            await asyncio.wait_for(a.disconnected.wait(), 2)
-            with pytest.raises(UpstreamTimeoutError, match="before it could be sent"):
-                await router.send(call(built, deadline=time.monotonic() - 1))
-            assert in_flight(router) == 0
+    async with (
+        OpenAIServer() as a,
+        routed(pool("p", a.url), model("m", {"pool": "p"}, retries=FAST)) as (router, built),
+    ):
+        a.usual = "silent"
+        started = time.monotonic()
+        with pytest.raises(UpstreamTimeoutError) as caught:
+            await router.send(call(built, deadline=started + 0.3))
+        assert caught.value.status == 504
+        assert time.monotonic() - started < 2
+        await asyncio.wait_for(a.disconnected.wait(), 2)
+        with pytest.raises(UpstreamTimeoutError, match="before it could be sent"):
+            await router.send(call(built, deadline=time.monotonic() - 1))
+        assert in_flight(router) == 0
 
 
 @pytest.mark.parametrize("phase", ["silent", "head_only", "stall"])
 async def test_cancelling_closes_the_upstream_at_once(phase: str) -> None:
-    async with OpenAIServer() as a:
-        async with routed(pool("p", a.url), model("m", {"pool": "p"})) as (router, built):
-            a.usual = phase
+    async with OpenAIServer() as a, routed(pool("p", a.url), model("m", {"pool": "p"})) as (router, built):
+        a.usual = phase
 
-            async def caller() -> None:
-                answer = await router.send(call(built, stream=True))
-                try:
-                    await stream_of(answer)
-                finally:
-                    answer.close()
+        async def caller() -> None:
+            answer = await router.send(call(built, stream=True))
+            try:
+                await stream_of(answer)
+            finally:
+                answer.close()
 
-            task = asyncio.create_task(caller())
-            await until(lambda: a.active == 1)
-            await asyncio.sleep(0.05)
-            task.cancel()
-            cancelled = time.monotonic()
-            await asyncio.wait_for(a.disconnected.wait(), 2)
-            assert time.monotonic() - cancelled < 0.5
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert in_flight(router) == 0
+        task = asyncio.create_task(caller())
+        await until(lambda: a.active == 1)
+        await asyncio.sleep(0.05)
+        task.cancel()
+        cancelled = time.monotonic()
+        await asyncio.wait_for(a.disconnected.wait(), 2)
+        assert time.monotonic() - cancelled < 0.5
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert in_flight(router) == 0
 
 
 async def test_cancelling_in_the_back_off_and_in_the_queue() -> None:
     async with OpenAIServer() as a:
         slow = {"max_attempts": 2, "initial": 60_000, "max": 60_000}
         async with routed(
-            pool("p", a.url, concurrency_per_replica=1), model("m", {"pool": "p"}, retries=slow), draw=lambda: 1.0
+            pool("p", a.url, concurrency_per_replica=1),
+            model("m", {"pool": "p"}, retries=slow),
+            draw=lambda: 1.0,
         ) as (router, built):
             a.script.append("500")
             task = asyncio.create_task(router.send(call(built)))
@@ -326,67 +379,75 @@ async def test_cancelling_in_the_back_off_and_in_the_queue() -> None:
 
 
 async def test_a_full_pool_makes_callers_wait_in_fairness_and_bounds() -> None:
-    async with OpenAIServer() as a:
-        async with routed(
+    async with (
+        OpenAIServer() as a,
+        routed(
             pool("p", a.url, concurrency_per_replica=1, queue={"max_waiting": 2, "max_wait": 300}),
             model("m", {"pool": "p"}),
-        ) as (router, built):
-            a.usual = "held"
-            running = asyncio.create_task(router.send(call(built)))
-            await until(lambda: a.active == 1)
-            waiting = [asyncio.create_task(router.send(call(built))) for _ in range(2)]
-            await asyncio.sleep(0)
-            with pytest.raises(QueueFullError) as full:
-                await router.send(call(built))
-            assert full.value.status == 429
-            assert full.value.retry_after_ms is not None
-            other = asyncio.create_task(router.send(call(built, tenant="other")))
-            done, _ = await asyncio.wait([*waiting, other], timeout=5)
-            assert len(done) == 3
-            errors = sorted(type(task.exception()).__name__ for task in done)
-            assert errors == ["QueueFullError", "QueueTimeoutError", "QueueTimeoutError"]
-            assert any(isinstance(task.exception(), QueueTimeoutError) for task in done)
-            a.release.set()
-            (await running).close()
+        ) as (router, built),
+    ):
+        a.usual = "held"
+        running = asyncio.create_task(router.send(call(built)))
+        await until(lambda: a.active == 1)
+        waiting = [asyncio.create_task(router.send(call(built))) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFullError) as full:
+            await router.send(call(built))
+        assert full.value.status == 429
+        assert full.value.retry_after_ms is not None
+        other = asyncio.create_task(router.send(call(built, tenant="other")))
+        done, _ = await asyncio.wait([*waiting, other], timeout=5)
+        assert len(done) == 3
+        errors = sorted(type(task.exception()).__name__ for task in done)
+        assert errors == ["QueueFullError", "QueueTimeoutError", "QueueTimeoutError"]
+        assert any(isinstance(task.exception(), QueueTimeoutError) for task in done)
+        a.release.set()
+        (await running).close()
 
 
 async def test_the_breaker_opens_and_lets_a_probe_through() -> None:
-    async with OpenAIServer() as a:
-        async with routed(
-            provider("o", a.url + "/v1"), model("m", {"provider": "o"}, retries={"max_attempts": 1})
-        ) as (router, built):
-            a.usual = "500"
-            for _ in range(5):
-                assert (await router.send(call(built))).status == 500
-            with pytest.raises(NoTargetError) as caught:
-                await router.send(call(built))
-            assert (caught.value.status, len(a.seen)) == (503, 5)
-            a.usual = "ok"
-            router.fleet.places["provider:o"].replicas[0].breaker.recovered(time.monotonic())
-            assert (await router.send(call(built))).status == 200
-            assert router.fleet.status()[0].replicas[0].breaker == "closed"
+    async with (
+        OpenAIServer() as a,
+        routed(provider("o", a.url + "/v1"), model("m", {"provider": "o"}, retries={"max_attempts": 1})) as (
+            router,
+            built,
+        ),
+    ):
+        a.usual = "500"
+        for _ in range(5):
+            assert (await router.send(call(built))).status == 500
+        with pytest.raises(NoTargetError) as caught:
+            await router.send(call(built))
+        assert (caught.value.status, len(a.seen)) == (503, 5)
+        a.usual = "ok"
+        router.fleet.places["provider:o"].replicas[0].breaker.recovered(time.monotonic())
+        assert (await router.send(call(built))).status == 200
+        assert router.fleet.status()[0].replicas[0].breaker == "closed"
 
 
 async def test_swapping_the_table_drains_and_keeps() -> None:
-    async with OpenAIServer("a") as a, OpenAIServer("b") as b:
-        async with routed(pool("p", a.url), model("m", {"pool": "p"})) as (router, built):
-            kept = router.fleet.places["pool:p"].replicas[0]
-            a.usual = "held"
-            running = asyncio.create_task(router.send(call(built)))
-            await until(lambda: a.active == 1)
-            grown = table(pool("p", a.url, b.url), model("m", {"pool": "p"}))
-            await router.apply(grown)
-            assert router.fleet.places["pool:p"].replicas[0] is kept
-            swapped = table(pool("q", b.url), model("m", {"pool": "q"}))
-            await router.apply(swapped)
-            assert (await router.send(call(swapped))).target == "q/r0"
-            late = asyncio.create_task(router.send(call(built)))
-            await until(lambda: a.active == 1)
-            a.release.set()
-            answer = await running
-            assert answer.status == 200
-            answer.close()
-            (await late).close()
+    async with (
+        OpenAIServer("a") as a,
+        OpenAIServer("b") as b,
+        routed(pool("p", a.url), model("m", {"pool": "p"})) as (router, built),
+    ):
+        kept = router.fleet.places["pool:p"].replicas[0]
+        a.usual = "held"
+        running = asyncio.create_task(router.send(call(built)))
+        await until(lambda: a.active == 1)
+        grown = table(pool("p", a.url, b.url), model("m", {"pool": "p"}))
+        await router.apply(grown)
+        assert router.fleet.places["pool:p"].replicas[0] is kept
+        swapped = table(pool("q", b.url), model("m", {"pool": "q"}))
+        await router.apply(swapped)
+        assert (await router.send(call(swapped))).target == "q/r0"
+        late = asyncio.create_task(router.send(call(built)))
+        await until(lambda: a.active == 1)
+        a.release.set()
+        answer = await running
+        assert answer.status == 200
+        answer.close()
+        (await late).close()
 
 
 async def test_a_workflow_upstream_behind_a_unix_socket(tmp_path: Any) -> None:
@@ -394,7 +455,10 @@ async def test_a_workflow_upstream_behind_a_unix_socket(tmp_path: Any) -> None:
     path = str(tmp_path / "c.sock")
     server._tasks = set()
     listener = await asyncio.start_unix_server(server._accept, path)
-    async with listener, routed(provider("w", f"unix:{path}:/internal/v1"), model("m", {"provider": "w"})) as (router, built):
+    async with (
+        listener,
+        routed(provider("w", f"unix:{path}:/internal/v1"), model("m", {"provider": "w"})) as (router, built),
+    ):
         answer = await router.send(call(built))
         assert answer.status == 200
         answer.close()
