@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from gateway.usage import Usage
     from observability.record import CallContent
     from policies.admission import Admitted
-    from routing.router import Answer
+    from policies.engine import ResponseGuard
+    from routing.answer import Answer
+    from routing.call import Attempt, Call
+    from routing.registry import Route
 
 
 class Exchange:
@@ -30,7 +33,9 @@ class Exchange:
         "admitted",
         "alias",
         "answer",
+        "attempts",
         "body",
+        "call",
         "chunks",
         "content",
         "cost_usd_micros",
@@ -40,6 +45,7 @@ class Exchange:
         "error_message",
         "error_type",
         "finish_reasons",
+        "guard",
         "idempotency_key",
         "input_bound",
         "input_estimate",
@@ -51,12 +57,16 @@ class Exchange:
         "parent_span_id",
         "plan",
         "policy_hit",
+        "predicted_output",
         "price_source",
         "replayed",
+        "reply_reference",
         "request",
         "request_id",
         "reservation_id",
+        "route",
         "run",
+        "sent_upstream",
         "session",
         "settled",
         "snapshot",
@@ -65,6 +75,7 @@ class Exchange:
         "started_unix_ns",
         "status",
         "stream",
+        "stream_failed",
         "tags",
         "trace_flags",
         "trace_id",
@@ -100,6 +111,7 @@ class Exchange:
         # admit
         self.input_bound = 0
         self.input_estimate = 0
+        self.predicted_output = 0
         self.max_tokens = 0
         self.reservation_id = ""
         self.admitted: Admitted | None = None
@@ -108,7 +120,14 @@ class Exchange:
         # policies
         self.policy_hit = ""
         self.detections: dict[str, int] = {}
+        self.guard: ResponseGuard | None = None
         # forward
+        self.sent_upstream = False
+        self.stream_failed = False
+        self.reply_reference = ""
+        self.route: Route | None = None
+        self.call: Call | None = None
+        self.attempts: list[Attempt] = []
         self.answer: Answer | None = None
         self.usage: Usage | None = None
         self.ttft_us = 0

@@ -53,7 +53,9 @@ def _integer(body: Body, name: str, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise _wrong(name, "a whole number")
     if not low <= value <= high:
-        raise InvalidRequestError(f"'{name}' must be between {low} and {high}, not {value}.", param=name, code="invalid_value")
+        raise InvalidRequestError(
+            f"'{name}' must be between {low} and {high}, not {value}.", param=name, code="invalid_value"
+        )
 
 
 def _number(body: Body, name: str, low: float, high: float) -> None:
@@ -63,7 +65,9 @@ def _number(body: Body, name: str, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _wrong(name, "a number")
     if not low <= value <= high:
-        raise InvalidRequestError(f"'{name}' must be between {low} and {high}.", param=name, code="invalid_value")
+        raise InvalidRequestError(
+            f"'{name}' must be between {low} and {high}.", param=name, code="invalid_value"
+        )
 
 
 def _flag(body: Body, name: str) -> None:
@@ -74,7 +78,9 @@ def _flag(body: Body, name: str) -> None:
 def _model(body: Body) -> None:
     model = body.get("model")
     if not isinstance(model, str) or not model:
-        raise InvalidRequestError("You must name a model: 'model' is missing or not a string.", param="model", code="missing_model")
+        raise InvalidRequestError(
+            "You must name a model: 'model' is missing or not a string.", param="model", code="missing_model"
+        )
     if len(model) > 256:
         raise _wrong("model", "at most 256 characters long")
 
@@ -95,8 +101,10 @@ def _generation(body: Body) -> None:
     if options is not None and not isinstance(options, dict):
         raise _wrong("stream_options", "an object")
     stop = body.get("stop")
-    if stop is not None and not isinstance(stop, str) and not (
-        isinstance(stop, list) and all(isinstance(item, str) for item in stop)
+    if (
+        stop is not None
+        and not isinstance(stop, str)
+        and not (isinstance(stop, list) and all(isinstance(item, str) for item in stop))
     ):
         raise _wrong("stop", "a string or a list of strings")
 
@@ -106,19 +114,25 @@ def check_chat(body: Body) -> None:
     _generation(body)
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise InvalidRequestError("'messages' must be a list with at least one message.", param="messages", code="invalid_type")
+        raise InvalidRequestError(
+            "'messages' must be a list with at least one message.", param="messages", code="invalid_type"
+        )
     for index, message in enumerate(messages):
         if not isinstance(message, dict):
             raise _wrong(f"messages[{index}]", "an object")
         if not isinstance(message.get("role"), str):
             raise _wrong(f"messages[{index}].role", "a string such as 'user'")
         content = message.get("content")
-        if content is not None and not isinstance(content, str) and not (
-            isinstance(content, list) and all(isinstance(part, dict) for part in content)
+        if (
+            content is not None
+            and not isinstance(content, str)
+            and not (isinstance(content, list) and all(isinstance(part, dict) for part in content))
         ):
             raise _wrong(f"messages[{index}].content", "a string or a list of parts")
         calls = message.get("tool_calls")
-        if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
+        if calls is not None and not (
+            isinstance(calls, list) and all(isinstance(call, dict) for call in calls)
+        ):
             raise _wrong(f"messages[{index}].tool_calls", "a list of objects")
     tools = body.get("tools")
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
@@ -126,12 +140,18 @@ def check_chat(body: Body) -> None:
 
 
 def _tokens(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
+    return isinstance(value, list) and all(
+        isinstance(item, int) and not isinstance(item, bool) for item in value
+    )
 
 
 def _text_input(body: Body, name: str) -> None:
     value = body.get(name)
-    texts = isinstance(value, list) and bool(value) and all(isinstance(item, str) or _tokens(item) for item in value)
+    texts = (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, str) or _tokens(item) for item in value)
+    )
     if not (isinstance(value, str) or texts or (_tokens(value) and value)):
         raise _wrong(name, "a string, a list of strings, or token numbers")
 
@@ -153,5 +173,7 @@ def check_embeddings(body: Body) -> None:
 
 CHAT = Operation("chat", "/v1/chat/completions", "/chat/completions", check_chat)
 COMPLETION = Operation("text_completion", "/v1/completions", "/completions", check_completion)
-EMBEDDINGS = Operation("embeddings", "/v1/embeddings", "/embeddings", check_embeddings, streams=False, generates=False)
+EMBEDDINGS = Operation(
+    "embeddings", "/v1/embeddings", "/embeddings", check_embeddings, streams=False, generates=False
+)
 OPERATIONS = {operation.path: operation for operation in (CHAT, COMPLETION, EMBEDDINGS)}

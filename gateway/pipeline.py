@@ -49,12 +49,15 @@ class Pipeline:
     @staticmethod
     async def _walk(runtime: Runtime, exchange: Exchange) -> None:
         if len(runtime.in_flight) > runtime.max_in_flight:
-            raise OverloadedError("This gateway process is serving all the calls it takes.", retry_after_ms=1_000)
+            raise OverloadedError(
+                "This gateway process is serving all the calls it takes.", retry_after_ms=1_000
+            )
         await authenticate(runtime, exchange)
         understand(exchange)
         replay = await admit(runtime, exchange)
         if replay is not None:
-            return deliver_replay(exchange, replay)
+            await deliver_replay(runtime, exchange, replay)
+            return
         apply_prompt_policies(exchange)
         await route(runtime, exchange)
         await deliver(runtime, exchange)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 
 from airi.errors import UnavailableError
-from airi.http.client import HttpPool
+from airi.http.client import HttpPool, Response
 from airi.http.errors import HttpClientError
+from airi.http.headers import HOP_BY_HOP
 from airi.http.server import Request
 
-_HOP_BY_HOP = frozenset(
-    (b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer",
-     b"transfer-encoding", b"upgrade", b"content-length", b"expect", b"x-forwarded-for", b"x-airi-principal")
-)  # fmt: skip
+# Said by the gateway alone; what a caller claims in them is dropped.
+_NOT_FORWARDED = HOP_BY_HOP | {b"content-length", b"expect", b"x-forwarded-for", b"x-request-id"}
 PREFIXES = ("/admin/", "/ui", "/v1/workflows", "/v1/runs", "/docs", "/openapi.json", "/metrics", "/mcp")
 _FIRST_BYTE_MS = 60_000
 _IDLE_MS = 120_000
@@ -32,7 +31,7 @@ class ControlProxy:
 
     async def forward(self, request: Request, request_id: str) -> None:
         """Answer ``request`` with what the control plane says; raise :class:`UnavailableError` when it is away."""
-        headers = [pair for pair in request.headers if pair[0] not in _HOP_BY_HOP]
+        headers = [pair for pair in request.headers if pair[0] not in _NOT_FORWARDED]
         headers.append((b"x-forwarded-for", request.peer.encode()))
         headers.append((b"x-request-id", request_id.encode()))
         target = request.path + ("?" + request.query.decode("latin-1") if request.query else "")
@@ -51,11 +50,8 @@ class ControlProxy:
             response.close()
 
     @staticmethod
-    async def _relay(request: Request, response: object) -> None:
-        from airi.http.client import Response
-
-        assert isinstance(response, Response)
-        out = [pair for pair in response.headers if pair[0] not in _HOP_BY_HOP]
+    async def _relay(request: Request, response: Response) -> None:
+        out = [pair for pair in response.headers if pair[0] not in _NOT_FORWARDED]
         if response.header(b"content-length") is not None or request.method == "HEAD":
             request.respond(response.status, out, await response.read(64 << 20))
             return
@@ -70,7 +66,16 @@ async def reachable(pool: HttpPool) -> bool:
     """Return whether the control plane answers its health route within a second."""
     try:
         response = await asyncio.wait_for(
-            pool.send(b"GET", b"/healthz", [(b"host", b"control")], b"", first_byte_ms=1_000, idle_ms=1_000, total_ms=1_000), 1.5
+            pool.send(
+                b"GET",
+                b"/healthz",
+                [(b"host", b"control")],
+                b"",
+                first_byte_ms=1_000,
+                idle_ms=1_000,
+                total_ms=1_000,
+            ),
+            1.5,
         )
     except (HttpClientError, TimeoutError):
         return False

@@ -119,7 +119,8 @@ class StreamRelay:
         if chunk.error:
             detail = chunk.error.get("message") if isinstance(chunk.error, dict) else None
             raise UpstreamStreamError(
-                f"The upstream failed in mid-stream: {detail or 'no reason given'}", code="upstream_stream_error"
+                f"The upstream failed in mid-stream: {detail or 'no reason given'}",
+                code="upstream_stream_error",
             )
         if chunk.usage is not None:
             self.usage = chunk.usage

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from observability.record import UsageSource
-
+UsageSource = Literal["upstream", "estimated", "none"]
 # Tokens are about four bytes of English text; used only until a model's own past says better.
 BYTES_PER_TOKEN = 4
 

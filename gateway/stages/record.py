@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
+import routing.call
 from gateway.exchange import Exchange
 from gateway.runtime import Runtime
 from gateway.usage import Usage
 from observability.record import Attempt, CallRecord, Decision
+from routing.answer import Answer
 
 
 def record(runtime: Runtime, exchange: Exchange) -> None:
@@ -66,18 +68,35 @@ def make_record(exchange: Exchange, process: str) -> CallRecord:
         chunks=exchange.chunks,
     )
     if key is not None:
-        call.team, call.key_id = key.team, key.id
+        call.team, call.key_id = key.team or "", key.id
     if exchange.run is not None:
         call.run_id, call.step = exchange.run.run_id, exchange.run.step
     if answer is not None:
-        _add_answer(call, exchange, answer)
+        _add_answer(call, answer)
+    if exchange.attempts:
+        offset = next((at for name, at in exchange.marks if name == "policy"), started)
+        call.attempts = [_attempt(attempt, (offset - started) // 1_000) for attempt in exchange.attempts]
     return call
 
 
-def _add_answer(call: CallRecord, exchange: Exchange, answer: Answer) -> None:
-    call.version = answer.version
+def _add_answer(call: CallRecord, answer: Answer) -> None:
+    call.version = answer.version.rpartition("@")[2]
     call.target = answer.target
-    call.provider = answer.provider
-    call.provider_model = answer.provider_model
+    call.provider = answer.target.partition("/")[0]
+    call.provider_model = answer.model
     call.simulated = answer.simulated
-    call.attempts = [_attempt(attempt, exchange) for attempt in answer.attempts]
+
+
+def _attempt(attempt: routing.call.Attempt, offset_us: int) -> Attempt:
+    return Attempt(
+        target=attempt.target,
+        at_us=offset_us + attempt.started_us,
+        outcome="ok" if attempt.outcome == "ok" else "error",
+        status=attempt.status,
+        duration_us=attempt.took_us,
+        error="" if attempt.outcome == "ok" else attempt.outcome,
+        reason=attempt.detail,
+        model=attempt.label,
+        provider_model=attempt.model,
+        wait_us=attempt.queued_us,
+    )

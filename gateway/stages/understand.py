@@ -26,7 +26,7 @@ def understand(exchange: Exchange) -> None:
     _read_headers(exchange)
     key = exchange.key
     assert key is not None
-    exchange.plan = exchange.snapshot.plan(key, exchange.model, exchange.user)
+    exchange.plan = exchange.snapshot.plan(key, exchange.model)
     exchange.alias = exchange.plan.alias
 
 
@@ -37,9 +37,13 @@ def _read_headers(exchange: Exchange) -> None:
         exchange.session = session[:128].decode("latin-1")
     tags = request.header(b"x-airi-tags")
     if tags:
-        exchange.tags = [tag.strip()[:64] for tag in tags.decode("latin-1").split(",")[:_MAX_TAGS] if tag.strip()]
+        exchange.tags = [
+            tag.strip()[:64] for tag in tags.decode("latin-1").split(",")[:_MAX_TAGS] if tag.strip()
+        ]
     key = request.header(b"idempotency-key")
     if key:
         if len(key) > 255:
-            raise InvalidRequestError("'idempotency-key' may be at most 255 bytes long.", param="idempotency-key")
+            raise InvalidRequestError(
+                "'idempotency-key' may be at most 255 bytes long.", param="idempotency-key"
+            )
         exchange.idempotency_key = key.decode("latin-1")

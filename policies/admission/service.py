@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +22,7 @@ from airi.redis_pipeline import PipelinedRedis, RedisAwayError, RedisBusyError, 
 from policies.admission.book import Book, Next, OpenCall
 from policies.admission.estimate import OutputEstimate
 from policies.admission.local_cap import LocalCap
-from policies.admission.scripts import PROCESSES, REBUILD, SCRIPTS
+from policies.admission.scripts import PROCESSES, REBUILD, SCRIPTS, Scripts
 from policies.admission.types import (
     AdmissionRequest,
     Admitted,
@@ -57,15 +58,26 @@ class AdmissionOptions:
 class Admission:
     """Reserve, settle, renew; one for each process. ``process`` names it: see :func:`policies.epoch.process_name`."""
 
-    def __init__(self, redis: PipelinedRedis, process: str, options: AdmissionOptions | None = None) -> None:
+    def __init__(
+        self,
+        redis: PipelinedRedis,
+        process: str,
+        options: AdmissionOptions | None = None,
+        *,
+        scripts: Scripts = SCRIPTS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._redis = redis
         self._options = options or AdmissionOptions()
-        self._book = Book(process)
+        self._scripts = scripts
+        self._clock = clock
+        self._book = Book(process, scripts=scripts)
         self._cap = LocalCap(self._options.local_requests_per_minute, self._options.processes)
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._backlog = 0
         self._reported = ""
+        self._waiters: dict[str, asyncio.Future[None]] = {}
         self.estimate = OutputEstimate()
         self.snapshot = 0
         self.keys = 0
@@ -111,7 +123,7 @@ class Admission:
         wire = to_wire(request)
         command = self._book.admit_command(scopes.prefix_bulk, scopes.limits_bulk, wire)
         try:
-            reply = await self._redis.send(command, SCRIPTS.admit)
+            reply = await self._redis.send(command, self._scripts.admit)
         except asyncio.CancelledError:
             self._give_up(request, wire)
             raise
@@ -126,7 +138,7 @@ class Admission:
         match reply[0]:
             case 0:
                 granted, hold, record, lr, rr, tr, lt, rt, tt = reply[4:]
-                self._book.opened(wire, request.scopes.prefix_bulk, record, time.monotonic())
+                self._book.opened(wire, request.scopes.prefix_bulk, record, self._clock())
                 return Admitted(
                     wire.reservation_id,
                     granted,
@@ -170,16 +182,16 @@ class Admission:
                     "requests", "this process while Redis is away", retry_after_ms=int(wait_s * 1_000) + 1
                 )
             return _unavailable("limits and budgets cannot be checked: Redis is away")
-        self._book.opened(wire, request.scopes.prefix_bulk, None, time.monotonic())
+        self._book.opened(wire, request.scopes.prefix_bulk, None, self._clock())
         return Admitted(wire.reservation_id, wire.output_tokens, 0, self.snapshot, self.keys, degraded=True)
 
     def _local_wait(self, request: AdmissionRequest) -> float:
         scopes = request.scopes
-        return self._cap.allow(scopes.tenant, scopes.requests_per_minute(), time.monotonic())
+        return self._cap.allow(scopes.tenant, scopes.requests_per_minute(), self._clock())
 
     def _give_up(self, request: AdmissionRequest, wire: Request) -> None:
         """The caller does not wait for the answer: whatever Redis does with the command, nothing stays held."""
-        self._book.opened(wire, request.scopes.prefix_bulk, None, time.monotonic())
+        self._book.opened(wire, request.scopes.prefix_bulk, None, self._clock())
         self._note(SettlementWire(reservation_id=wire.reservation_id, outcome="given_up", tombstone=1))
 
     # -- settle
@@ -206,6 +218,19 @@ class Admission:
             )
         )
 
+    async def confirmed(self, reservation_id: str, timeout_ms: int) -> bool:
+        """Wait until a noted settlement stands in Redis; ``False`` when it does not within ``timeout_ms``."""
+        if reservation_id not in self._book.open:
+            return True
+        waiter = self._waiters.setdefault(reservation_id, asyncio.get_running_loop().create_future())
+        try:
+            await asyncio.wait_for(asyncio.shield(waiter), timeout_ms / 1_000)
+        except TimeoutError:
+            return False
+        finally:
+            self._waiters.pop(reservation_id, None)
+        return True
+
     def release(self, reservation_id: str, outcome: str = "released") -> None:
         """Settle a call that was never sent, at nothing; its ledger entry says so."""
         self._note(SettlementWire(reservation_id=reservation_id, outcome=outcome))
@@ -225,7 +250,7 @@ class Admission:
         if call.sending:
             return
         try:
-            future = self._redis.send(self._book.settle_command(call), SCRIPTS.settle)
+            future = self._redis.send(self._book.settle_command(call), self._scripts.settle)
         except UnavailableError:
             return  # stays in the book; the beat tries again
         call.sending = True
@@ -236,6 +261,9 @@ class Admission:
         if future.cancelled() or future.exception() is not None:
             return  # not known whether it was done; it is idempotent, the beat tries again
         step = self._book.answered(call, future.result())
+        waiter = self._waiters.get(call.request.reservation_id)
+        if waiter is not None and not waiter.done() and call.request.reservation_id not in self._book.open:
+            waiter.set_result(None)
         if step is Next.WAIT:
             self.money_ready = False
             self._wake.set()
@@ -244,7 +272,7 @@ class Admission:
 
     def _restore(self, call: OpenCall) -> None:
         """Redis does not know the reservation (admitted without Redis, or lost): put it on the books, settle again."""
-        script = SCRIPTS.admit if call.record is None else SCRIPTS.restore
+        script = self._scripts.admit if call.record is None else self._scripts.restore
         try:
             future = self._redis.send(self._book.restore_command(call, _NO_LIMITS), script)
         except UnavailableError:
@@ -279,7 +307,7 @@ class Admission:
 
     async def _beat(self) -> None:
         """Say that this process lives, take part in a rebuild, renew leases, send what is unconfirmed again."""
-        reply = await self._redis.evalsha(SCRIPTS.heartbeat, ["airi:"], [self._book.process])
+        reply = await self._redis.evalsha(self._scripts.heartbeat, ["airi:"], [self._book.process])
         epoch, rebuild, snapshot, keys, watermark, self._backlog = reply
         self.snapshot, self.keys = int(snapshot), int(keys)
         if epoch.decode() == self._redis.run_id:
@@ -295,8 +323,8 @@ class Admission:
             self.money_ready = False
             if rebuild:
                 await self._report(rebuild.decode())
-        for _, command in list(self._book.renewals(time.monotonic(), self._options.max_call_ms / 1_000)):
-            self._redis.send(command, SCRIPTS.renew).add_done_callback(_ignore)
+        for _, command in list(self._book.renewals(self._clock(), self._options.max_call_ms / 1_000)):
+            self._redis.send(command, self._scripts.renew).add_done_callback(_ignore)
 
     async def _report(self, rebuild: str) -> None:
         if rebuild == self._reported:

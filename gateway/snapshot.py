@@ -1,0 +1,109 @@
+"""A snapshot: one version of the configuration, compiled for the data plane; immutable but for its cache of plans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from airi.config.document import ConfigDocument
+from airi.config.kinds import Tenant
+from airi.config.secrets import SecretResolver
+from airi.errors import PermissionDeniedError
+from airi.keys import KeyRecord, scopes
+from airi.patterns import allowed
+from gateway.plan import Plan
+from policies.engine import PolicyEngine, PolicySet
+from policies.limits import LimitTable
+from routing.errors import UnknownModelError
+from routing.prices import PriceMap
+from routing.registry import Route, RoutingTable
+
+_MAX_PLANS = 20_000
+_EVERYTHING = ("*",)
+
+
+class Snapshot:
+    """What a call is served by. Build it off the event loop; reading it costs a dictionary look-up."""
+
+    def __init__(self, document: ConfigDocument, table: RoutingTable, policies: PolicyEngine) -> None:
+        self.document = document
+        self.version = document.version
+        self.digest = document.digest
+        self.table = table
+        self.policies = policies
+        self.limits = LimitTable(document)
+        self._tenants = {tenant.metadata.name: tenant for tenant in document.all(Tenant)}
+        self._plans: dict[tuple[str, str], tuple[KeyRecord, Plan]] = {}
+
+    @classmethod
+    def build(
+        cls, document: ConfigDocument, resolver: SecretResolver, prices: PriceMap | None = None
+    ) -> Snapshot:
+        """Compile a document; raise :class:`airi.errors.ConfigError` naming every fault."""
+        table = RoutingTable.build(document, prices, resolve_secret=resolver.resolve)
+        return cls(document, table, PolicyEngine.compile(document))
+
+    @classmethod
+    def empty(cls) -> Snapshot:
+        """Return a snapshot that serves nothing: what a process has before it has read its first."""
+        document = ConfigDocument.of([])
+        return cls(document, RoutingTable({}, {}), PolicyEngine.compile(document))
+
+    def plan(self, key: KeyRecord, model: str) -> Plan:
+        """Return the plan for calls of ``key`` to ``model``; raise 404 or 403 where there is none for it."""
+        name = (key.id, model)
+        found = self._plans.get(name)
+        if found is not None and found[0] is key:
+            return found[1]
+        plan = self._make_plan(key, model)
+        if len(self._plans) >= _MAX_PLANS:
+            self._plans.clear()
+        self._plans[name] = (key, plan)
+        return plan
+
+    def may_call(self, key: KeyRecord, alias: str) -> bool:
+        """Return whether tenant, team and key all admit the model."""
+        tenant = self._tenants.get(key.tenant)
+        if tenant is None or not allowed(tenant.models, alias):
+            return False
+        team = next((team for team in tenant.teams if team.name == key.team), None)
+        if team is not None and not allowed(team.models, alias):
+            return False
+        return not key.models or allowed(key.models, alias)
+
+    def models_of(self, key: KeyRecord) -> Iterator[Route]:
+        """Yield the routes that the key may call, in order of alias."""
+        for alias in sorted(self.table.routes):
+            if self.may_call(key, alias):
+                yield self.table.routes[alias]
+
+    def _make_plan(self, key: KeyRecord, model: str) -> Plan:
+        tenant = self._tenants.get(key.tenant)
+        if tenant is None:
+            raise PermissionDeniedError(
+                f"The tenant '{key.tenant}' of this key does not exist any more.", code="tenant_not_found"
+            )
+        route = self.table.resolve(model, visible=lambda alias: self.may_call(key, alias))
+        scopes.check(key, model=model)
+        if not self.may_call(key, model):
+            raise UnknownModelError(model)
+        policies = self.policies.select(key.tenant, key.team or "", key.id, model)
+        reroutes = self._reroutes(policies)
+        prices = [r.price for r in (route, *reroutes.values())]
+        known = [price for price in prices if price is not None]
+        return Plan(
+            alias=route.alias,
+            route=route,
+            reroutes=reroutes,
+            policies=policies,
+            scopes=self.limits.scopes_for(key.tenant, key.team, key, None, route.alias),
+            weight=tenant.weight,
+            input_price=max((price.worst_input for price in known), default=0),
+            output_price=max((price.worst_output for price in known), default=0),
+            priced=len(known) == len(prices),
+            max_output_tokens=route.contract.max_output_tokens,
+            region=route.targets[0].region,
+            keep_content=tenant.record.content == "masked",
+        )
+
+    def _reroutes(self, policies: PolicySet) -> dict[str, Route]:
+        return {name: self.table.routes[name] for name in policies.route_targets if name in self.table.routes}

@@ -1,0 +1,242 @@
+"""The answer's way to the caller: whole, as a stream, as a repetition, or as an error."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+
+from airi.content import ContentStore
+from airi.errors import AiriError, UnavailableError
+from gateway.errors import error_body, retry_after
+from gateway.exchange import Exchange
+from gateway.runtime import Runtime
+from gateway.stages.prompt import note
+from gateway.stages.settle import settle
+from gateway.streams import StreamRelay, error_event
+from gateway.usage import estimated, from_openai
+from policies.admission import Replay
+from policies.errors import PolicyDeniedError
+from routing.answer import Answer
+
+Header = tuple[bytes, bytes]
+_JSON = (b"content-type", b"application/json")
+_EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
+_MAX_KEPT_BYTES = 8 << 20
+_CONFIRM_MS = 2_000
+_PROGRESS_EVENTS = 32
+
+
+class _WholeChoice(msgspec.Struct):
+    finish_reason: str | None = None
+
+
+class _Whole(msgspec.Struct):
+    choices: list[_WholeChoice] = []
+    usage: dict[str, Any] | None = None
+
+
+class _Reply(msgspec.Struct):
+    """What is kept of an idempotent call's answer."""
+
+    status: int
+    stream: bool
+    body: bytes
+
+
+_whole_decoder = msgspec.json.Decoder(_Whole)
+_dict_decoder = msgspec.json.Decoder(dict[str, Any])
+_encode_json = msgspec.json.Encoder().encode
+_reply_decoder = msgspec.msgpack.Decoder(_Reply)
+
+
+async def deliver(runtime: Runtime, exchange: Exchange) -> None:
+    """Send the answer on; what the caller sees first is the commit point."""
+    answer = exchange.answer
+    assert answer is not None
+    if exchange.stream and answer.status == 200:
+        await _deliver_stream(runtime, exchange, answer)
+    else:
+        await _deliver_whole(runtime, exchange, answer)
+
+
+def response_headers(exchange: Exchange) -> list[Header]:
+    """Return the headers that every answer of a model route carries."""
+    headers: list[Header] = [
+        (b"x-request-id", exchange.request_id.encode()),
+        (b"x-airi-trace-id", exchange.trace_id.encode()),
+    ]
+    answer = exchange.answer
+    if answer is not None:
+        headers.append((b"x-airi-model", answer.version.encode()))
+        headers.append((b"x-airi-target", answer.target.encode()))
+        if answer.simulated:
+            headers.append((b"x-airi-simulated", b"true"))
+    if exchange.admitted is not None:
+        headers += exchange.admitted.headers()
+    headers.append(
+        (b"openai-processing-ms", b"%d" % ((time.monotonic_ns() - exchange.started_ns) // 1_000_000))
+    )
+    return headers
+
+
+async def _deliver_whole(runtime: Runtime, exchange: Exchange, answer: Answer) -> None:
+    body = await answer.read()
+    exchange.mark("last_byte")
+    status = answer.status
+    if status >= 400:
+        exchange.error_type, exchange.error_code = "upstream_error", f"upstream_{status}"
+    else:
+        body = _take_whole(exchange, body)
+    exchange.status = status
+    headers = [_JSON, *response_headers(exchange)]
+    if exchange.idempotency_key and status < 400:
+        await _keep_reply(runtime, exchange, _Reply(status, False, body))
+    else:
+        settle(runtime, exchange)
+    if exchange.run is not None:
+        headers.append((b"x-airi-cost-usd-micros", b"%d" % exchange.cost_usd_micros))
+    exchange.request.respond(status, [*headers, *answer.headers], body)
+
+
+def _take_whole(exchange: Exchange, body: bytes) -> bytes:
+    """Read usage and finish reasons; apply the response policies."""
+    try:
+        seen = _whole_decoder.decode(body)
+    except msgspec.MsgspecError as error:
+        raise AiriError(
+            "The upstream's answer is not a JSON object.", status=502, code="upstream_invalid_answer"
+        ) from error
+    exchange.usage = (
+        from_openai(seen.usage) if seen.usage else estimated(exchange.input_estimate, len(body) // 4)
+    )
+    exchange.finish_reasons = [choice.finish_reason for choice in seen.choices if choice.finish_reason]
+    guard = exchange.guard
+    if guard is None:
+        return body
+    since = time.monotonic_ns()
+    try:
+        rewritten = guard.whole(_dict_decoder.decode(body))
+    finally:
+        note(exchange, "response_policy", guard.decision, since)
+    return _encode_json(rewritten)
+
+
+async def _deliver_stream(runtime: Runtime, exchange: Exchange, answer: Answer) -> None:
+    request = exchange.request
+    options = exchange.body.get("stream_options") or {}
+    relay = StreamRelay(hide_usage=options.get("include_usage") is not True, guard=exchange.guard)
+    kept: list[bytes] | None = [] if exchange.idempotency_key else None
+    since = time.monotonic_ns()
+    try:
+        await _relay(exchange, answer, relay, kept)
+        relay.close()
+    except AiriError as error:
+        exchange.stream_failed = not isinstance(error, PolicyDeniedError)
+        exchange.chunks = relay.events
+        if not request.started:
+            raise
+        _fail_stream(exchange, error)
+    finally:
+        exchange.chunks = relay.events
+        exchange.finish_reasons = relay.finish_reasons
+        if relay.usage is not None:
+            exchange.usage = from_openai(relay.usage)
+        if exchange.guard is not None:
+            note(exchange, "response_policy", exchange.guard.decision, since)
+    exchange.mark("last_byte")
+    if kept is not None and not exchange.error_code:
+        await _keep_reply(runtime, exchange, _Reply(200, True, b"".join(kept)))
+    request.finish()
+
+
+async def _relay(exchange: Exchange, answer: Answer, relay: StreamRelay, kept: list[bytes] | None) -> None:
+    request = exchange.request
+    size = 0
+    told = 0
+    while (block := await answer.next_block()) is not None:
+        out = relay.feed(block)
+        if not out:
+            continue
+        if not request.started:
+            _begin_stream(exchange)
+        request.write(out)
+        if kept is not None:
+            size += len(out)
+            if size > _MAX_KEPT_BYTES:
+                raise UnavailableError(
+                    "The answer is too large to be kept for its idempotency key.", code="reply_too_large"
+                )
+            kept.append(out)
+        if relay.events - told >= _PROGRESS_EVENTS:
+            told = relay.events
+            answer.progress(told)
+        if relay.done:
+            return
+        await request.drain()
+
+
+def _begin_stream(exchange: Exchange) -> None:
+    exchange.status = 200
+    exchange.mark("first_byte")
+    exchange.ttft_us = (exchange.marks[-1][1] - exchange.started_ns) // 1_000
+    headers = [_EVENTS, (b"cache-control", b"no-cache"), *response_headers(exchange)]
+    exchange.request.start(200, headers)
+
+
+def _fail_stream(exchange: Exchange, error: AiriError) -> None:
+    _note_error(exchange, error)
+    exchange.request.write(error_event(error_body(error)))
+
+
+def deliver_error(exchange: Exchange, error: AiriError) -> None:
+    """Answer with an error in OpenAI's form; within a stream as its last, typed event."""
+    _note_error(exchange, error)
+    request = exchange.request
+    if request.started:
+        if not request.finished:
+            request.write(error_event(error_body(error)))
+            request.finish()
+        return
+    exchange.status = error.status
+    request.respond(
+        error.status, [_JSON, *response_headers(exchange), *retry_after(error)], error_body(error)
+    )
+
+
+def _note_error(exchange: Exchange, error: AiriError) -> None:
+    exchange.error_type, exchange.error_code, exchange.error_message = error.type, error.code, error.message
+    exchange.status = error.status
+
+
+async def deliver_replay(runtime: Runtime, exchange: Exchange, replay: Replay) -> None:
+    """Repeat the answer that the idempotency key already has."""
+    key = exchange.key
+    assert key is not None
+    raw = await asyncio.to_thread(runtime.content.get, key.tenant, replay.reference)
+    if raw is None:
+        raise UnavailableError(
+            "The kept answer of this idempotency key cannot be read.", code="reply_not_found"
+        )
+    reply = _reply_decoder.decode(raw)
+    exchange.status = reply.status
+    kind = _EVENTS if reply.stream else _JSON
+    headers = [kind, *response_headers(exchange), (b"x-airi-replayed", b"true")]
+    if exchange.run is not None:
+        headers.append((b"x-airi-cost-usd-micros", b"0"))
+    exchange.request.respond(reply.status, headers, reply.body)
+
+
+async def _keep_reply(runtime: Runtime, exchange: Exchange, reply: _Reply) -> None:
+    """Store the answer and have its settlement confirmed before the last byte: a repetition must find both."""
+    key = exchange.key
+    assert key is not None
+    exchange.reply_reference = await asyncio.to_thread(_put, runtime.content, key.tenant, reply)
+    settle(runtime, exchange)
+    await runtime.admission.confirmed(exchange.reservation_id, _CONFIRM_MS)
+
+
+def _put(store: ContentStore, tenant: str, reply: _Reply) -> str:
+    return store.put(tenant, msgspec.msgpack.encode(reply), "day")
