@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from airi.errors import AiriError, ConflictError, InvalidRequestError, RateLimitError, UnavailableError
+from typing import TYPE_CHECKING
+
+from airi.errors import (
+    AiriError,
+    ConflictError,
+    InvalidRequestError,
+    PermissionDeniedError,
+    RateLimitError,
+    UnavailableError,
+)
+
+if TYPE_CHECKING:
+    from policies.engine_types import PolicyDecision
 
 
 class LimitExceededError(RateLimitError):
@@ -58,3 +70,21 @@ class LedgerError(AiriError):
     """The ledger cannot do what was asked."""
 
     code = "ledger_error"
+
+
+class PolicyDeniedError(PermissionDeniedError):
+    """A policy does not let the call, or the rest of its answer, pass (403). ``decision`` says which and why."""
+
+    type = "policy_error"
+    code = "policy_denied"
+
+    def __init__(self, decision: PolicyDecision) -> None:
+        said = decision.message or f"The policy '{decision.policy}' does not allow this ({decision.reason})."
+        super().__init__(said)
+        self.decision = decision
+
+
+class PolicyInputError(InvalidRequestError):
+    """What was handed to a policy test or to ``explain`` cannot be understood (400)."""
+
+    code = "invalid_policy_input"

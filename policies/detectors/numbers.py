@@ -20,7 +20,23 @@ _WINDOW_BEFORE, _WINDOW_AFTER = 72, 72
 _MAX_GROUPS = 9
 _CONTEXT = 48
 _CARD_WORDS = frozenset(
-    "card cards credit debit visa mastercard amex maestro discover cc pan karte kreditkarte carte tarjeta".split()
+    [
+        "card",
+        "cards",
+        "credit",
+        "debit",
+        "visa",
+        "mastercard",
+        "amex",
+        "maestro",
+        "discover",
+        "cc",
+        "pan",
+        "karte",
+        "kreditkarte",
+        "carte",
+        "tarjeta",
+    ]
 )
 _CARD_SHAPES = {(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 1), (4, 4, 4, 4, 2), (4, 4, 4, 4, 3)}
 
@@ -187,8 +203,39 @@ def _phone(groups: Groups, index: int) -> Candidate | None:
 
 
 _PHONE_WORDS = frozenset(
-    "phone phones telephone tel telefon téléphone teléfono telefono call calling mobile mobil móvil cell cellphone "
-    "fax desk contact whatsapp sms text dial ring reach answering hotline handy mob ph messages voicemail".split()
+    [
+        "phone",
+        "phones",
+        "telephone",
+        "tel",
+        "telefon",
+        "téléphone",
+        "teléfono",
+        "telefono",
+        "call",
+        "calling",
+        "mobile",
+        "mobil",
+        "móvil",
+        "cell",
+        "cellphone",
+        "fax",
+        "desk",
+        "contact",
+        "whatsapp",
+        "sms",
+        "text",
+        "dial",
+        "ring",
+        "reach",
+        "answering",
+        "hotline",
+        "handy",
+        "mob",
+        "ph",
+        "messages",
+        "voicemail",
+    ]
 )
 
 

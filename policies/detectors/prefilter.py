@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from functools import lru_cache
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import hyperscan
 
@@ -96,7 +96,7 @@ class Prefilter:
         return found if len(data) == len(text) + 2 else _to_code_points(data, found)
 
 
-def _collect(hit: int, _start: int, end: int, _flags: int, found: list[tuple[int, int]]) -> None:
+def _collect(hit: int, _start: int, end: int, _flags: int, found: Any) -> None:
     # A hit on the character after a number, or the second byte of the character after an @, ends one too far; the
     # leading line end makes up for one byte.
     found.append((end - 2 if hit == NUMBER_HIT else end - 3 if hit == EMAIL_HIT else end - 1, hit))

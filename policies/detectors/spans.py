@@ -9,9 +9,9 @@ CARD: Final = "pii.card"
 IBAN: Final = "pii.iban"
 PHONE: Final = "pii.phone"
 KEY: Final = "secret.key"
-TOKEN: Final = "secret.token"
+TOKEN: Final = "secret.token"  # noqa: S105  # the name of a class
 PRIVATE_KEY: Final = "secret.private_key"
-PASSWORD: Final = "secret.password"
+PASSWORD: Final = "secret.password"  # noqa: S105  # the name of a class
 WORD: Final = "word"
 
 PII: Final = (EMAIL, CARD, IBAN, PHONE)
@@ -48,13 +48,16 @@ LOOK_AHEAD: Final = 640
 
 
 class Candidate(NamedTuple):
-    """A match: code points ``[start, end)``. ``open`` names the run that a match of unbounded length continues in."""
+    """A match: code points ``[start, end)``. ``open`` names the run that a match of unbounded length continues in;
+    ``word`` is the listed word that was found (of the class :data:`WORD`).
+    """
 
     start: int
     end: int
     name: str
     score: float
     open: str = ""
+    word: str = ""
 
 
 def order(candidate: Candidate) -> tuple[int, int, str]:

@@ -39,7 +39,7 @@ class Words:
             found = self._automaton.find_matches_as_indexes(whole, overlapping=True)
         for _, start, end in found:
             if not (_joins(text, start - 1, start) or _joins(text, end - 1, end)):
-                yield Candidate(start, end, WORD, 1.0)
+                yield Candidate(start, end, WORD, 1.0, "", folded[start:end])
 
     def hold(self, text: str, base: int) -> int:
         """Return the earliest position from ``base`` on where a word may begin that the text does not yet decide."""

@@ -15,9 +15,9 @@ from policies.detectors.spans import LABELS, LOOK_AHEAD, LOOK_BACK
 
 
 class Operation(NamedTuple):
-    """Keep the next ``count`` characters of the input (``label`` empty), or put the label in their place."""
+    """Keep the next ``size`` characters of the input (``label`` empty), or put the label in their place."""
 
-    count: int
+    size: int
     label: str = ""
 
 
@@ -130,8 +130,8 @@ class TextStream:
 def apply(operations: list[Operation], held: str) -> tuple[str, str]:
     """Apply operations to ``held`` (what was fed and not yet dealt with); return (text released, what stays held)."""
     if len(operations) == 1 and not operations[0].label:
-        count = operations[0].count
-        return held[:count], held[count:]
+        size = operations[0].size
+        return held[:size], held[size:]
     released: list[str] = []
     position = 0
     for count, label in operations:

@@ -1,0 +1,109 @@
+"""Where the texts of a request are, and how a request is rewritten without touching the caller's.
+
+Looked at in a prompt: what a person, a program or a model wrote — messages (text, text parts, refusals, reasoning), the
+arguments of tool calls in the history, tool results, a completion's ``prompt``, an embedding's ``input``, ``instructions``.
+Not looked at: tool and schema definitions, names, identifiers, image and audio data, token numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+Body = dict[str, Any]
+Path = tuple[str | int, ...]
+TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
+"""Fields of a message or a delta that hold text."""
+
+
+class Slot(NamedTuple):
+    """A text of a body: where it is, what it says, and whether it is JSON inside a string (a tool's arguments)."""
+
+    path: Path
+    text: str
+    json: bool = False
+
+
+def request_texts(body: Body) -> Iterator[Slot]:
+    """Yield the texts of a request, whatever its route."""
+    messages = body.get("messages")
+    if isinstance(messages, list):
+        for index, message in enumerate(messages):
+            if isinstance(message, dict):
+                yield from message_texts(message, ("messages", index))
+    for field in ("prompt", "input", "instructions", "system"):
+        value = body.get(field)
+        if value is not None:
+            yield from _texts(value, (field,))
+
+
+def response_texts(body: Body) -> Iterator[tuple[int, Slot]]:
+    """Yield (choice index, text) of a whole answer."""
+    choices = body.get("choices")
+    for position, choice in enumerate(choices if isinstance(choices, list) else ()):
+        if not isinstance(choice, dict):
+            continue
+        number = choice.get("index")
+        index = number if isinstance(number, int) else position
+        if isinstance(choice.get("text"), str):
+            yield index, Slot(("choices", position, "text"), choice["text"])
+        message = choice.get("message")
+        if isinstance(message, dict):
+            for slot in message_texts(message, ("choices", position, "message")):
+                yield index, slot
+
+
+def message_texts(message: Body, path: Path) -> Iterator[Slot]:
+    """Yield the texts of one message."""
+    for field in TEXT_FIELDS:
+        value = message.get(field)
+        if isinstance(value, str):
+            yield Slot((*path, field), value)
+        elif isinstance(value, list):
+            yield from _texts(value, (*path, field))
+    calls = message.get("tool_calls")
+    for index, call in enumerate(calls if isinstance(calls, list) else ()):
+        if isinstance(call, dict):
+            yield from _arguments(call, (*path, "tool_calls", index))
+    legacy = message.get("function_call")
+    if isinstance(legacy, dict) and isinstance(legacy.get("arguments"), str):
+        yield Slot((*path, "function_call", "arguments"), legacy["arguments"], json=True)
+
+
+def _arguments(call: Body, path: Path) -> Iterator[Slot]:
+    for kind, field in (("function", "arguments"), ("custom", "input")):
+        inner = call.get(kind)
+        if isinstance(inner, dict) and isinstance(inner.get(field), str):
+            yield Slot((*path, kind, field), inner[field], json=True)
+
+
+def _texts(value: Any, path: Path) -> Iterator[Slot]:
+    """Yield the texts of a string, a list of strings, of parts or of messages."""
+    if isinstance(value, str):
+        yield Slot(path, value)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            if isinstance(item, str | dict):
+                yield from _texts(item, (*path, index))
+    elif isinstance(value, dict):
+        for field in ("text", "refusal", "thinking", "content", "output"):
+            inner = value.get(field)
+            if isinstance(inner, str | list):
+                yield from _texts(inner, (*path, field))
+
+
+def rewrite(body: Body, changes: dict[Path, str]) -> Body:
+    """Return a body with ``changes`` made; what lies on no changed path is shared with the original."""
+    result = dict(body)
+    copied: dict[Path, Any] = {(): result}
+    for path, text in changes.items():
+        for depth in range(1, len(path)):
+            prefix = path[:depth]
+            if prefix not in copied:
+                parent = copied[path[: depth - 1]]
+                inner = parent[path[depth - 1]]
+                copied[prefix] = parent[path[depth - 1]] = (
+                    dict(inner) if isinstance(inner, dict) else list(inner)
+                )
+        copied[path[:-1]][path[-1]] = text
+    return result

@@ -1,0 +1,266 @@
+"""Which policies apply to a call, and what they say of its prompt and of its answer.
+
+Deny wins over route, route over redact, redact over allow. ``allow`` exempts from nothing: it only says why a call
+passed. So no policy, of whatever tier, can loosen another. A condition that fails in an enforced policy denies.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from airi.config.document import ConfigDocument
+from policies import content, variables
+from policies.content import Body, Path, Slot
+from policies.detectors import Candidate, Scanner, Words
+from policies.detectors.spans import WORD
+from policies.documents import CompiledPolicy, compile_policies
+from policies.engine_conditions import Conditions, Verdict
+from policies.engine_guard import ResponseGuard
+from policies.engine_types import CallFacts, PolicyDecision
+from policies.redaction import JsonStream, TextStream
+from policies.redaction.text import apply
+from policies.variables import NOTHING, Observed, Situation
+
+__all__ = ["CallFacts", "PolicyDecision", "PolicyEngine", "PolicySet", "ResponseGuard"]
+
+_CACHED = 4_096
+_STRENGTH = {"deny": 3, "route": 2, "redact": 1, "allow": 0}
+ERROR_REASON = "POLICY_ERROR"
+
+
+class PolicyEngine:
+    """All policies of a snapshot. ``select`` is cached; the cache is bounded and forgotten with the snapshot."""
+
+    def __init__(self, policies: Sequence[CompiledPolicy]) -> None:
+        self.policies = tuple(policies)
+        self._by_tenant: dict[str, list[CompiledPolicy]] = {}
+        self._wide: list[CompiledPolicy] = []
+        for policy in policies:
+            tenants = policy.resource.scope.tenants
+            if tenants and not any("*" in name for name in tenants):
+                for name in set(tenants):
+                    self._by_tenant.setdefault(name, []).append(policy)
+            else:
+                self._wide.append(policy)
+        self._sets: dict[tuple[str, str, str, str], PolicySet] = {}
+        self._shared: dict[tuple[str, ...], PolicySet] = {}
+
+    @classmethod
+    def compile(cls, document: ConfigDocument) -> PolicyEngine:
+        """Compile a document's policies; raise :class:`~policies.errors.PolicyInputError` naming every problem."""
+        return cls(compile_policies(document))
+
+    def select(self, tenant: str, team: str, key_id: str, model: str) -> PolicySet:
+        """Return the policies whose scope holds these."""
+        key = (tenant, team, key_id, model)
+        found = self._sets.get(key)
+        if found is None:
+            if len(self._sets) >= _CACHED:
+                self._sets.clear()
+            found = self._sets[key] = self._select(key)
+        return found
+
+    def _select(self, key: tuple[str, str, str, str]) -> PolicySet:
+        near = [policy for policy in self._by_tenant.get(key[0], ()) if policy.covers(*key)]
+        chosen = near + [policy for policy in self._wide if policy.covers(*key)]
+        chosen.sort(key=lambda policy: policy.rank)
+        # Most keys and models share the same policies: what is compiled for them is shared too.
+        names = tuple(policy.name for policy in chosen)
+        found = self._shared.get(names)
+        if found is None:
+            if len(self._shared) >= _CACHED:
+                self._shared.clear()
+            found = self._shared[names] = PolicySet(chosen)
+        return found
+
+
+class PolicySet:
+    """The policies of one scope, with what their stages need made ready."""
+
+    def __init__(self, policies: Sequence[CompiledPolicy]) -> None:
+        self.policies = tuple(policies)
+        self.route_targets = tuple(
+            sorted({policy.resource.route_to for policy in policies if policy.resource.route_to})
+        )
+        """Aliases that a policy may send the call to."""
+        self._prompt = Stage([policy for policy in policies if "prompt" in policy.resource.stages])
+        self._response = Stage([policy for policy in policies if "response" in policy.resource.stages])
+
+    def prompt(self, facts: CallFacts, body: Body, route: str) -> PolicyDecision | None:
+        """Decide on a request; ``None`` when no policy speaks of prompts. ``decision.body`` is the rewritten request."""
+        if not self._prompt.policies:
+            return None
+        since = time.perf_counter_ns()
+        decision = self._prompt.decide(Situation("prompt", route, facts, NOTHING), body)
+        decision.elapsed_ns = time.perf_counter_ns() - since
+        return decision
+
+    def response_guard(self, facts: CallFacts, route: str, stream: bool) -> ResponseGuard | None:
+        """Return what watches over the answer, or ``None`` when it may pass untouched."""
+        if not self._response.policies or route == "embeddings":
+            return None
+        situation = Situation("response", route, facts, NOTHING)
+        return ResponseGuard(self._response.policies, self._response.scanner, situation, stream)
+
+
+class Stage:
+    """The policies of one stage."""
+
+    def __init__(self, policies: Sequence[CompiledPolicy]) -> None:
+        self.policies = tuple(policies)
+        self.scanner = make_scanner(policies)
+        self._conditions = Conditions(policies)
+        self._reads_text = any(policy.program.references & variables.TEXT for policy in policies)
+
+    def decide(self, situation: Situation, body: Body) -> PolicyDecision:
+        """Evaluate all policies on a whole request."""
+        slots = list(content.request_texts(body)) if self.scanner is not None or self._reads_text else []
+        chars = sum(len(slot.text) for slot in slots)
+        failure = ""
+        try:
+            matches = detect(self.scanner, slots) if self.scanner is not None else []
+        except Exception as error:  # noqa: BLE001  # a detector's failure must become a decision: on_error says which
+            matches, failure = [], f"a detector failed: {type(error).__name__}"
+        observed, counts = self._observe(matches, chars)
+        situation = situation._replace(observed=Observed({}, 0.0, chars))
+        verdicts = self.verdicts(situation, observed, failure)
+        decision = combine(verdicts)
+        decision.detections = counts
+        if decision.effect != "deny" and matches and self.scanner is not None:
+            decision.body = _redacted(verdicts, self.scanner, slots, body)
+        if decision.effect == "redact" and decision.body is None:
+            # There was nothing to redact, so nothing was done.
+            decision.effect, decision.policy, decision.reason, decision.message = "allow", "", "", ""
+        return decision
+
+    def verdicts(self, situation: Situation, observed: dict[str, Observed], failure: str) -> list[Verdict]:
+        """Return every policy's verdict; where a detector failed, the policies that need it fail with it."""
+        verdicts = list(self._conditions.ask(situation, observed))
+        if failure:
+            for verdict in verdicts:
+                if verdict.policy.thresholds and not verdict.policy.lenient.issuperset(
+                    verdict.policy.thresholds
+                ):
+                    verdict.error = failure
+        return verdicts
+
+    def _observe(self, matches: list[Candidate], chars: int) -> tuple[dict[str, Observed], dict[str, int]]:
+        """Return what each policy with detectors saw, and the counts of all classes."""
+        if not matches:
+            nothing = Observed({}, 0.0, chars)
+            return {policy.name: nothing for policy in self.policies if policy.thresholds}, {}
+        observed = {}
+        for policy in self.policies:
+            if policy.thresholds:
+                own = [match for match in matches if policy.wants(match)]
+                best = max((match.score for match in own), default=0.0)
+                observed[policy.name] = Observed(Counter(match.name for match in own), best, chars)
+        return observed, dict(Counter(match.name for match in matches))
+
+
+def make_scanner(policies: Sequence[CompiledPolicy]) -> Scanner | None:
+    """Return one scanner that finds everything any of the policies looks for."""
+    least: dict[str, float] = {}
+    for policy in policies:
+        for name, score in policy.thresholds.items():
+            least[name] = min(score, least.get(name, 1.0))
+    if not least:
+        return None
+    words = {word for policy in policies for word in policy.words} if WORD in least else set()
+    return Scanner(least, Words(words) if words else None)
+
+
+def detect(scanner: Scanner, slots: Sequence[Slot]) -> list[Candidate]:
+    """Return all matches in the texts of a body. One look at all of them together tells when there is nothing."""
+    plain = [slot for slot in slots if not slot.json]
+    matches: list[Candidate] = []
+    if plain and scanner.maybe("\n".join(slot.text for slot in plain)):
+        for slot in plain:
+            matches += scanner.candidates(slot.text)
+    for slot in slots:
+        if slot.json:
+            JsonStream(scanner, _collector(matches)).feed(slot.text, final=True)
+    return matches
+
+
+def _collector(matches: list[Candidate]) -> Callable[[Candidate], bool]:
+    def judge(match: Candidate) -> bool:
+        matches.append(match)
+        return False
+
+    return judge
+
+
+def combine(verdicts: Sequence[Verdict]) -> PolicyDecision:
+    """Return the decision of the strongest effect; among equals the higher tier's, then the first by name."""
+    decision = PolicyDecision()
+    best: tuple[int, tuple[int, str]] | None = None
+    for verdict in verdicts:
+        if not verdict.holds and not verdict.error:
+            continue
+        policy, effect = verdict.policy, "deny" if verdict.error else verdict.policy.effect
+        if not policy.enforced:
+            reason = ERROR_REASON if verdict.error else policy.resource.reason
+            decision.shadows.append({"policy": policy.name, "effect": effect, "reason": reason})
+            continue
+        order = (-_STRENGTH[effect], policy.rank)
+        if best is None or order < best:
+            best = order
+            name_effect(decision, verdict)
+    decision.shadows.sort(key=lambda shadow: shadow["policy"])
+    return decision
+
+
+def name_effect(decision: PolicyDecision, verdict: Verdict) -> None:
+    """Write into a decision what one policy's verdict means."""
+    policy = verdict.policy
+    decision.policy = policy.name
+    decision.effect = "deny" if verdict.error else policy.effect
+    decision.reason = ERROR_REASON if verdict.error else policy.resource.reason
+    decision.route_to = None if verdict.error else policy.resource.route_to
+    decision.message = policy.resource.message
+    if verdict.error:
+        decision.message = f"The policy '{policy.name}' could not be evaluated, so the call is refused."
+
+
+def _redacted(
+    verdicts: Sequence[Verdict], scanner: Scanner, slots: Sequence[Slot], body: Body
+) -> Body | None:
+    """Return the body with what redacting policies want replaced, or ``None`` when that is nothing."""
+    redacting = [
+        verdict.policy
+        for verdict in verdicts
+        if verdict.holds and verdict.policy.enforced and verdict.policy.effect == "redact"
+    ]
+    if not redacting:
+        return None
+
+    def judge(match: Candidate) -> bool:
+        return any(policy.wants(match) for policy in redacting)
+
+    changes: dict[Path, str] = {}
+    for slot in slots:
+        if slot.json:
+            text = JsonStream(scanner, judge).feed(slot.text, final=True)
+        else:
+            text = apply(TextStream(scanner, judge).feed(slot.text, final=True), slot.text)[0]
+        if text != slot.text:
+            changes[slot.path] = text
+    return content.rewrite(body, changes) if changes else None
+
+
+def describe(policy: CompiledPolicy) -> dict[str, Any]:
+    """Return what a policy is, in a few words, for explanations."""
+    resource = policy.resource
+    return {
+        "policy": policy.name,
+        "tier": resource.tier,
+        "mode": resource.mode,
+        "stages": list(resource.stages),
+        "effect": resource.effect,
+        "reason": resource.reason,
+        "when": resource.when,
+    }
