@@ -36,11 +36,12 @@ from sqlalchemy import Engine, select
 from airi.clock import unix_ms
 from airi.database import write
 from policies.admission import wire
-from policies.admission.scripts import EPOCH, REBUILD, SCRIPTS, TENANTS, VERSIONS, Scripts, prefix
+from policies.admission.scripts import EPOCH, REBUILD, SCRIPTS, TENANTS, VERSIONS, Scripts
 from policies.errors import LedgerError
 from policies.keyspace import expires_at_s, money_suffixes, user_suffixes
 from policies.ledger.consumer import LedgerConsumer
 from policies.ledger.posting import chunks, post
+from policies.names import prefix
 from policies.processes import living
 from policies.reaper import server_id
 from policies.schema import COUNTERS, EPOCHS, LEDGER, OPEN

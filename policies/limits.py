@@ -17,7 +17,7 @@ import msgspec
 from airi.config.document import ConfigDocument
 from airi.config.kinds import Limits, ModelLimits, Team, Tenant
 from airi.redis_pipeline import bulk
-from policies.admission.scripts import prefix
+from policies.names import prefix
 
 WINDOW_LETTERS = {"minute": "i", "hour": "h", "day": "d", "week": "w", "month": "m", "total": "t"}
 """Calendar windows (UTC) as keys name them; weeks begin on Monday."""
@@ -115,37 +115,37 @@ def user_suffix(user: str) -> str:
     return f"sha256-{hashlib.sha256(user.encode(errors='surrogatepass')).hexdigest()[:32]}"
 
 
-def _rates(part: ScopeLimits, field_scope: str) -> tuple[list[str], list[int | str]]:
-    """Fields of the hash and ``kind, limit, scope`` for each limit that is set."""
-    fields: list[str] = []
-    table: list[int | str] = []
+def _rates(part: ScopeLimits, field_scope: str) -> tuple[list[str], list[int]]:
+    """Fields of the hash, and the limit of each; the last letter says which: requests, tokens, running (``n``)."""
     limits = part.limits
-    for kind, letter, limit in (
-        (1, "r", limits.requests_per_minute),
-        (2, "t", limits.tokens_per_minute),
-        (3, "n", limits.concurrent_calls),
-    ):
-        if limit is not None:
-            fields.append(f"{field_scope}{letter}")
-            table += [kind, limit, part.scope]
-    return fields, table
+    pairs = [
+        (f"{field_scope}{letter}", limit)
+        for letter, limit in (
+            ("r", limits.requests_per_minute),
+            ("t", limits.tokens_per_minute),
+            ("n", limits.concurrent_calls),
+        )
+        if limit is not None
+    ]
+    return [field for field, _ in pairs], [limit for _, limit in pairs]
 
 
 def _encode(parts: tuple[ScopeLimits, ...]) -> bytes:
     """Return the third argument of ``admit.lua``."""
-    shared: tuple[list[str], list[int | str]] = ([], [])
-    user: tuple[list[str], list[int | str]] = ([], [])
-    groups: dict[str, tuple[list[str], list[int | str]]] = {}
+    shared: tuple[list[str], list[int]] = ([], [])
+    user: tuple[list[str], list[int]] = ([], [])
+    groups: dict[str, tuple[list[str], list[int], list[int]]] = {}
     for part in parts:
         into = user if part.scope == "user" else shared
-        fields, table = _rates(part, "" if part.scope == "user" else f"{part.scope}|")
+        fields, ceilings = _rates(part, "" if part.scope == "user" else f"{part.scope}|")
         into[0].extend(fields)
-        into[1].extend(table)
+        into[1].extend(ceilings)
         for budget in part.budgets:
-            names, budgets = groups.setdefault(WINDOW_LETTERS[budget.window], ([], []))
+            names, amounts, hard = groups.setdefault(WINDOW_LETTERS[budget.window], ([], [], []))
             names += [f"s|{part.scope}|{budget.name}", f"h|{part.scope}|{budget.name}"]
-            budgets += [budget.usd, int(budget.mode == "hard"), part.scope, budget.name]
-    money = [[letter, names, budgets] for letter, (names, budgets) in groups.items()]
+            amounts.append(budget.usd)
+            hard.append(int(budget.mode == "hard"))
+    money = [[letter, *group] for letter, group in groups.items()]
     return msgspec.msgpack.encode([*shared, *user, money])
 
 

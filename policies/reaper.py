@@ -6,6 +6,7 @@ only slow, the late settlement posts the difference (cause ``late``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,10 +16,11 @@ from sqlalchemy import Connection, Engine, select, update
 
 from airi.clock import unix_ms
 from airi.database import write
-from policies.admission.scripts import EPOCH, PROCESSES, SCRIPTS, TENANTS, prefix
+from policies.admission.scripts import EPOCH, PROCESSES, SCRIPTS, TENANTS, Scripts
 from policies.admission.wire import RECORD
 from policies.ledger.posting import chunks
-from policies.schema import OPEN
+from policies.names import prefix
+from policies.schema import LEDGER, OPEN
 from policies.schema import PROCESSES as PROCESS_TABLE
 
 _BATCH = 200
@@ -37,9 +39,10 @@ class ReapReport(msgspec.Struct, frozen=True):
 class Reaper:
     """Run :meth:`run_once` about once a second, in a thread of the control plane; several at once do no harm."""
 
-    def __init__(self, engine: Engine, redis: redis_library.Redis) -> None:
+    def __init__(self, engine: Engine, redis: redis_library.Redis, *, scripts: Scripts = SCRIPTS) -> None:
         self._engine = engine
         self._redis = redis
+        self._scripts = scripts
         self._penniless: set[str] = set()
         """Open reservations that hold no money: not worth a row."""
 
@@ -70,13 +73,13 @@ class Reaper:
         def send() -> list[Any]:
             pipeline = self._redis.pipeline(transaction=False)
             for tenant in tenants:
-                pipeline.evalsha(SCRIPTS.reap.sha, 1, prefix(tenant), epoch, _BATCH)
+                pipeline.evalsha(self._scripts.reap.sha, 1, prefix(tenant), epoch, _BATCH)
             return list(pipeline.execute())
 
         try:
             return send()
         except NoScriptError:
-            self._redis.script_load(SCRIPTS.reap.source)
+            self._redis.script_load(self._scripts.reap.source)
             return send()
 
     def _note_processes(self) -> None:
@@ -99,7 +102,10 @@ class Reaper:
             )
 
     def _checkpoint(self, tenants: list[str], epoch: str) -> int:
-        """Make the table of open reservations what Redis holds; return how many hold money."""
+        """Write down what Redis holds open; return how many hold money.
+
+        A row stays until the ledger has its reservation: an entry that is still in the stream may be lost with Redis.
+        """
         with self._engine.connect() as connection:
             known = set(connection.scalars(select(OPEN.c.reservation_id)))
         present: set[str] = set()
@@ -112,10 +118,11 @@ class Reaper:
         self._penniless &= present
         if self._redis.get(EPOCH) != epoch.encode():
             return 0  # the data went away under the reading: what was read proves nothing
-        gone = sorted(known - present)
-        if gone or rows:
+        with self._engine.connect() as connection:
+            closed = [name for ids in chunks(sorted(known - present)) for name in _in_ledger(connection, ids)]
+        if closed or rows:
             with write(self._engine) as connection:
-                _replace(connection, gone, rows)
+                _replace(connection, closed, rows)
         return len(present - self._penniless)
 
     def _new_rows(self, tenant: str, ids: list[str]) -> list[dict[str, Any]]:
@@ -134,7 +141,7 @@ class Reaper:
 
     def sweep(self) -> int:
         """Forget idle rates of scopes that nobody uses; return how many. Every ten minutes is often enough."""
-        run = self._redis.register_script(SCRIPTS.sweep.source)
+        run = self._redis.register_script(self._scripts.sweep.source)
         gone = 0
         for name in _members(self._redis):
             key = prefix(name.decode())
@@ -154,6 +161,11 @@ def server_id(redis: redis_library.Redis) -> str:
 def _members(redis: redis_library.Redis) -> list[bytes]:
     members: Any = redis.smembers(TENANTS)
     return list(members)
+
+
+def _in_ledger(connection: Connection, ids: Sequence[str]) -> list[str]:
+    query = select(LEDGER.c.reservation_id).where(LEDGER.c.reservation_id.in_(ids)).distinct()
+    return list(connection.scalars(query))
 
 
 def _replace(connection: Connection, gone: list[str], rows: list[dict[str, Any]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import redis as redis_library
 
-from policies.admission.scripts import prefix
+from policies.names import prefix
 
 _TTL_MS = 7 * 86_400_000
 

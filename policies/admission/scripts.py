@@ -15,11 +15,6 @@ REBUILD = "airi:rebuild"
 CLOCK_LINE = "local function clock() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end"
 
 
-def prefix(tenant: str) -> str:
-    """Return what every key of a tenant begins with."""
-    return f"airi:{{{tenant}}}:"
-
-
 def load(name: str, *, clock_line: str = CLOCK_LINE) -> Script:
     """Return a script; the simulation gives another source of time by ``clock_line``."""
     folder = files("policies.admission") / "lua"

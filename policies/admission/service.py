@@ -91,10 +91,14 @@ class Admission:
 
     async def start(self) -> None:
         """Begin to beat (leases, retries, reports). The connection may come up later."""
+        self.attach()
+        self._task = asyncio.create_task(self._beat_on(), name="admission-beat")
+
+    def attach(self) -> None:
+        """Follow the connection without beating (:meth:`start` does both)."""
         self._redis.on_connect.append(self._connected)
         if self._redis.connected:
             self._connected()
-        self._task = asyncio.create_task(self._beat_on(), name="admission-beat")
 
     async def close(self, drain_ms: int = 5_000) -> None:
         """Wait until every noted settlement is confirmed (at most ``drain_ms``), then stop."""
@@ -295,7 +299,7 @@ class Admission:
     async def _beat_on(self) -> None:
         while True:
             try:
-                await self._beat()
+                await self.beat()
             except UnavailableError:
                 self.money_ready = False
             beat_ms = self._options.beat_ms if self.money_ready else self._options.rebuild_beat_ms
@@ -305,7 +309,7 @@ class Admission:
                 await asyncio.sleep(self._options.rebuild_beat_ms / 1_000)
             self._wake.clear()
 
-    async def _beat(self) -> None:
+    async def beat(self) -> None:
         """Say that this process lives, take part in a rebuild, renew leases, send what is unconfirmed again."""
         reply = await self._redis.evalsha(self._scripts.heartbeat, ["airi:"], [self._book.process])
         epoch, rebuild, snapshot, keys, watermark, self._backlog = reply
@@ -329,9 +333,22 @@ class Admission:
     async def _report(self, rebuild: str) -> None:
         if rebuild == self._reported:
             return
-        await self._redis.execute("HSET", f"{REBUILD}:{rebuild}", self._book.process, self._book.report())
-        await self._redis.execute("PEXPIRE", f"{REBUILD}:{rebuild}", _REBUILD_REPORT_TTL_MS)
+        report = self.report(rebuild)
+        try:
+            await self._redis.execute("HSET", f"{REBUILD}:{rebuild}", self._book.process, report)
+            await self._redis.execute("PEXPIRE", f"{REBUILD}:{rebuild}", _REBUILD_REPORT_TTL_MS)
+        except UnavailableError:
+            self._reported = ""  # said again with the next beat
+            raise
+
+    def report(self, rebuild: str) -> bytes:
+        """Return what a rebuild must know of this process, and remember that it was told."""
         self._reported = rebuild
+        return self._book.report()
+
+    def calls(self) -> list[OpenCall]:
+        """Return the reservations that are not settled and confirmed."""
+        return list(self._book.open.values())
 
 
 def _ignore(future: asyncio.Future[Any]) -> None:

@@ -89,6 +89,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     granted: int
     money: list[MoneyGroup]
     slots: list[SlotGroup]
+    request_length: int
     request: Request
 
 

@@ -10,11 +10,12 @@ import msgspec
 import redis as redis_library
 from sqlalchemy import Connection, Engine, func, select
 
-from policies.admission.scripts import LEDGER_STREAM, SCRIPTS, TENANTS, prefix
+from policies.admission.scripts import LEDGER_STREAM, SCRIPTS, TENANTS, Scripts
 from policies.admission.wire import ENTRY, RECORD, Entry, Record
 from policies.keyspace import expires_at_s, money_suffixes
 from policies.ledger.consumer import UNREADABLE
 from policies.ledger.posting import chunks
+from policies.names import prefix
 from policies.schema import COUNTERS, LEDGER
 
 _STRINGS = msgspec.json.Decoder(list[str])
@@ -49,7 +50,7 @@ class Report(msgspec.Struct, frozen=True):
         return not self.differences and not self.unreadable
 
 
-def verify(engine: Engine, redis: redis_library.Redis) -> Report:
+def verify(engine: Engine, redis: redis_library.Redis, *, scripts: Scripts = SCRIPTS) -> Report:
     """Compare, at one moment of each tenant, while calls go on. Blocking; reads the whole ledger once.
 
     Windows that Redis has forgotten (three days after their end) are not compared.
@@ -61,7 +62,7 @@ def verify(engine: Engine, redis: redis_library.Redis) -> Report:
     names |= {name.decode() for name in members} | set(suffixes)
     differences: list[Difference] = []
     counters = reservations = 0
-    run = redis.register_script(SCRIPTS.snapshot.source)
+    run = redis.register_script(scripts.snapshot.source)
     for tenant in sorted(names):
         wanted = sorted(suffixes.get(tenant, ()))
         snapshot: Any = run(keys=[prefix(tenant)], args=[tenant, *wanted])

@@ -13,7 +13,7 @@ local versions = redis.call('HMGET', 'airi:versions', 'snapshot', 'keys', 'ledge
 local answer = {0, versions[1] or '0', versions[2] or '0', versions[3] or '0-0'}
 local function reply(code, ...)
   answer[1] = code
-  for i = 1, select('#', ...) do answer[4 + i] = (select(i, ...)) end
+  for i, value in ipairs({...}) do answer[4 + i] = value end
   return answer
 end
 
@@ -32,14 +32,15 @@ if q[7] ~= '' and not forced and redis.call('EXISTS', P .. 'x:' .. q[7]) == 1 th
   return reply(1, 'cancelled', 'run', 0, 0, 0)
 end
 
--- limits: {fields of c, its limits {kind, limit, scope, …}, fields of the user, its limits, money groups}
+-- limits: {fields of c, their limits, fields of the user's hash, their limits, money groups}
 local money = limits[5]
 if #money > 0 and redis.call('GET', 'airi:epoch') ~= epoch and not forced then
   return reply(1, 'epoch', 'tenant', 0, 0, 1000)
 end
 
-local fail, slots, sets, rates, holds, granted, any_hard
-local worst
+local SLACK = 1 -- µs: what adding floating-point intervals may lose
+local REQUESTS, TOKENS, RUNNING = 114, 116, 110 -- last letters of fields: r, t, n
+local fail, slots, sets, rates, holds, granted, any_hard, worst
 
 local function refuse(kind, scope, limit, remaining, retry_ms)
   if forced then return end
@@ -50,34 +51,38 @@ local function refuse(kind, scope, limit, remaining, retry_ms)
   end
 end
 
-local function check_rates(suffix, fields, table_)
+-- "team:core|r" is a field of scope team:core; an end user's fields have no scope in them.
+local function scope_of(field) return string.match(field, '^(.+)|.$') or 'user' end
+
+local function check_rates(suffix, fields, ceilings)
   if #fields == 0 then return end
   local values, set = redis.call('HMGET', P .. suffix, unpack(fields)), {}
   local kept, per, lines = {}, {}, {}
   for i = 1, #fields do
-    local kind, limit, scope, value = table_[3 * i - 2], table_[3 * i - 1], table_[3 * i], values[i]
-    set[2 * i - 1] = fields[i]
-    if kind == 3 then
+    local field, limit, value = fields[i], ceilings[i], values[i]
+    local kind = string.byte(field, -1)
+    set[2 * i - 1] = field
+    if kind == RUNNING then
       local running = tonumber(value or 0)
-      if running >= limit then refuse('concurrency', scope, limit, 0, 1000) end
+      if running >= limit then refuse('concurrency', scope_of(field), limit, 0, 1000) end
       set[2 * i] = running + 1
-      kept[#kept + 1], per[#per + 1], lines[#lines + 1] = fields[i], 0, 0
+      kept[#kept + 1], per[#per + 1], lines[#lines + 1] = field, 0, 0
     else
       -- GCRA: the line moves by cost × interval; it may be at most one minute (the burst) ahead of now.
-      local cost = kind == 1 and 1 or tokens
+      local cost = kind == REQUESTS and 1 or tokens
       local interval = 60000000 / limit
       local line = value and math.max(tonumber(value), now) or now
       local moved = line + cost * interval
       local ahead = moved - now
       if cost > limit then
-        refuse('too_large', scope, limit, cost, 0)
-      elseif ahead > 60000000 then
-        refuse(kind == 1 and 'requests' or 'tokens', scope, limit, math.floor((60000000 - (line - now)) / interval),
-          (ahead - 60000000) / 1000)
+        refuse('too_large', scope_of(field), limit, cost, 0)
+      elseif ahead > 60000000 + SLACK then
+        refuse(kind == REQUESTS and 'requests' or 'tokens', scope_of(field), limit,
+          math.floor((60000000 - (line - now)) / interval), (ahead - 60000000) / 1000)
       end
       set[2 * i] = moved
-      if kind == 2 then kept[#kept + 1], per[#per + 1], lines[#lines + 1] = fields[i], interval, line end
-      local seen, remaining = rates[kind], math.floor((60000000 - ahead) / interval)
+      if kind == TOKENS then kept[#kept + 1], per[#per + 1], lines[#lines + 1] = field, interval, line end
+      local seen, remaining = rates[kind], math.floor((60000000 + SLACK - ahead) / interval)
       if not seen or remaining < seen[2] then rates[kind] = {limit, remaining, math.ceil(ahead / 1000)} end
     end
   end
@@ -96,23 +101,21 @@ local function check_money()
   if q[19] >= 0 then lower(q[19], 'run_budget', 'run', q[19], q[19], 0) end
   any_hard = false
   for g, group in ipairs(money) do
-    -- group: {letter, fields {spent, held, …}, {limit, hard, scope, budget, …}}
+    -- group: {letter, fields {"s|SCOPE|BUDGET", "h|SCOPE|BUDGET", …}, limits, 1 for hard and 0 for soft, …}
     local start, finish_s = window(group[1], now)
     local suffix = 'm:' .. group[1] .. ':' .. string.format('%d', start)
-    local values, budgets = redis.call('HMGET', P .. suffix, unpack(group[2])), group[3]
+    local values, hard = redis.call('HMGET', P .. suffix, unpack(group[2])), group[4]
     local retry_ms = finish_s > 0 and finish_s * 1000 - now / 1000 or 0
-    for b = 1, #budgets / 4 do
-      local limit, hard, scope = budgets[4 * b - 3], budgets[4 * b - 2], budgets[4 * b - 1]
+    for b, limit in ipairs(group[3]) do
       local left = limit - (values[2 * b - 1] or 0) - (values[2 * b] or 0)
-      local name = scope .. ':' .. budgets[4 * b]
-      if hard == 1 then
+      if hard[b] == 1 then
         any_hard = true
-        lower(left, 'budget', name, limit, left, retry_ms)
+        lower(left, 'budget', group[2][2 * b - 1], limit, left, retry_ms)
       elseif q[15] > left then
-        refuse('budget', name, limit, math.max(0, left), retry_ms)
+        refuse('budget', group[2][2 * b - 1], limit, math.max(0, left), retry_ms)
       end
     end
-    holds[g] = {suffix, group[2], budgets, finish_s, values}
+    holds[g] = {suffix, group[2], hard, finish_s, values}
   end
   worst = input + math.ceil(granted * price / 1000000)
 end
@@ -128,16 +131,20 @@ check()
 if fail and fail[1] == 'concurrency' and redis.call('GET', 'airi:epoch') == epoch then
   if #reap(now, 16) > 0 then check() end -- slots of dead processes come back before anybody is refused for them
 end
-if fail then return reply(1, unpack(fail)) end
+if fail then
+  fail[2] = string.gsub(string.gsub(fail[2], '^s|', ''), '|', ' ') -- "s|org|monthly" is a budget's field
+  return reply(1, unpack(fail))
+end
 
-local record_money, estimate = {}, math.min(q[15], worst)
+local estimate = math.min(q[15], worst)
+local held = any_hard and worst or estimate
+local record_money = {}
 for g, h in ipairs(holds) do
   local amounts = {}
-  for b = 1, #h[3] / 4 do amounts[b] = h[3][4 * b - 2] == 1 and worst or estimate end
+  for b, hard in ipairs(h[3]) do amounts[b] = hard == 1 and worst or estimate end
   record_money[g] = {h[1], h[2], amounts}
 end
-local held = any_hard and worst or estimate
-local record = cmsgpack.pack({'o', process, now, held, worst, granted, record_money, slots, q})
+local record = seal('o', {'o', process, now, held, worst, granted, record_money, slots}, ARGV[4])
 -- The first write decides: an id that is known already (a repeated command, or one released before it came) ends here.
 if not redis.call('SET', P .. 'r:' .. id, record, 'NX') then return reply(5) end
 redis.call('ZADD', P .. 'open', now + q[16] * 1000, id)
@@ -146,5 +153,5 @@ for _, s in ipairs(sets) do redis.call('HSET', P .. s[1], unpack(s[2])) end
 if q[21] ~= '' and #limits[3] > 0 then redis.call('PEXPIRE', P .. 'u:' .. q[21], USER_TTL_MS) end
 for g, h in ipairs(holds) do hold(h[1], h[2], record_money[g][3], h[4], h[5]) end
 if claim then redis.call('SET', claim, cmsgpack.pack({'c', q[18], id, ''}), 'PX', CLAIM_MS) end
-local r, t = rates[1] or {-1, -1, -1}, rates[2] or {-1, -1, -1}
+local r, t = rates[REQUESTS] or {-1, -1, -1}, rates[TOKENS] or {-1, -1, -1}
 return reply(0, granted, held, record, r[1], r[2], r[3], t[1], t[2], t[3])

@@ -11,18 +11,20 @@
 --   i:DIGEST          claim of an idempotency key, expires; x:RUN: that run is cancelled
 -- Global keys: airi:epoch, airi:versions, airi:ledger (stream), airi:tenants (set).
 --
--- RECORD: {state, process, reserved_at µs, hold, worst case, granted output tokens, money, slots, request}
+-- RECORD: {state, process, reserved_at µs, hold, worst case, granted output tokens, money, slots, length of the request's
+--          bytes, request}
 --   state: "o" open, "s" settled, "p" reaped (a late settlement may still post its difference),
 --          "x" released before it was seen
 --   money: {{key suffix, {field, field of the hold, …}, {hold, …}}, …}
 --   slots: {{key suffix, {field, …}, {µs per token, or 0 for concurrency, …}, {GCRA's line before this call, …}}, …}
---   request: as policies/admission/wire.py writes it
+--   request: as policies/admission/wire.py writes it, always the last bytes of a record, so that it is never encoded again
 local P = KEYS[1]
 local DAY = 86400
 local TOMBSTONE_MS = 2 * DAY * 1000
 local WINDOW_GRACE_S = 3 * DAY
 local USER_TTL_MS = 2 * 3600 * 1000
 local CLAIM_MS = DAY * 1000
+local SETTLED = cmsgpack.pack({'s'})
 
 -- Unix time in µs. One line, so that the simulation can put another clock in its place.
 local function clock() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end
@@ -102,26 +104,36 @@ local function free_slots(slots, now, estimated, actual)
   end
 end
 
--- Append the ledger entry; return its id in the stream and the entry.
-local function append(record, cause, usd, excess, now, settlement)
+-- A record's bytes: a MessagePack array of ten of which the request is there already.
+local function seal(state, r, request_bytes)
+  return '\154' .. cmsgpack.pack(state, r[2], r[3], r[4], r[5], r[6], r[7], r[8], #request_bytes) .. request_bytes
+end
+
+local function request_bytes(raw, record)
+  return string.sub(raw, -record[9])
+end
+
+-- Append the ledger entry (wire.Entry: an array of eleven); return its id in the stream and the entry.
+local function append(raw, record, cause, usd, excess, now, settlement_bytes)
   local charged = {}
   for _, group in ipairs(record[7]) do
     for i = 1, #group[3] do charged[#charged + 1] = group[1] .. string.sub(group[2][2 * i - 1], 2) end
   end
-  local entry = cmsgpack.pack({record[9][1] .. '/' .. cause, cause, usd, record[4], excess, record[3], now, record[2],
-    charged, record[9], settlement})
+  local entry = '\155' .. cmsgpack.pack(record[10][1] .. '/' .. cause, cause, usd, record[4], excess, record[3], now,
+    record[2], charged) .. request_bytes(raw, record) .. settlement_bytes
   return redis.call('XADD', 'airi:ledger', '*', 'e', entry), entry
 end
 
 -- Close an open reservation at `usd`. `state` is "s" or "p"; a reaped one keeps its money groups for a late settlement.
-local function finish(id, record, usd, state, cause, now, settlement)
-  local request = record[9]
+local function finish(id, raw, record, usd, state, cause, now, tokens, settlement_bytes)
   charge(record[7], usd, true)
-  free_slots(record[8], now, request[10], settlement[3] or request[10])
-  local excess = math.max(0, usd - record[5])
-  local stream_id, entry = append(record, cause, usd, excess, now, settlement)
-  local tombstone = state == 'p' and cmsgpack.pack({'p', record[2], record[3], usd, record[5], record[6], record[7], {}, request})
-    or cmsgpack.pack({'s'})
+  free_slots(record[8], now, record[10][10], tokens)
+  local stream_id, entry = append(raw, record, cause, usd, math.max(0, usd - record[5]), now, settlement_bytes)
+  local tombstone = SETTLED
+  if state == 'p' then
+    record[4], record[8] = usd, {}
+    tombstone = seal('p', record, request_bytes(raw, record))
+  end
   redis.call('SET', P .. 'r:' .. id, tombstone, 'PX', TOMBSTONE_MS)
   redis.call('ZREM', P .. 'open', id)
   return stream_id, entry
@@ -134,9 +146,9 @@ local function reap(now, limit)
     local raw = redis.call('GET', P .. 'r:' .. id)
     local record = raw and cmsgpack.unpack(raw)
     if record and record[1] == 'o' then
-      finish(id, record, record[4], 'p', 'reaped', now, {})
       done[#done + 1] = id
       done[#done + 1] = record[4]
+      finish(id, raw, record, record[4], 'p', 'reaped', now, record[10][10], '\144')
     else
       redis.call('ZREM', P .. 'open', id)
     end

@@ -40,5 +40,5 @@ for _, record in ipairs(records) do
   end
   take_slots(record[8])
 end
-if #records > 0 then redis.call('SADD', 'airi:tenants', records[1][9][2]) end
+if #records > 0 then redis.call('SADD', 'airi:tenants', records[1][10][2]) end
 return #records

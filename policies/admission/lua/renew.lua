@@ -25,7 +25,7 @@ for i = 2, #ARGV, 2 do
       end
       if grown then
         record[4] = math.max(record[4], cost)
-        redis.call('SET', P .. 'r:' .. id, cmsgpack.pack(record))
+        redis.call('SET', P .. 'r:' .. id, seal('o', record, request_bytes(raw, record)))
       end
     end
   end

@@ -18,14 +18,14 @@ local record = cmsgpack.unpack(raw)
 local state = record[1]
 if state ~= 'o' and state ~= 'p' then return {1} end
 
-local request, stream_id, entry = record[9], nil, nil
+local request, stream_id, entry = record[10], nil, nil
 if state == 'o' then
-  stream_id, entry = finish(id, record, usd, 's', 'settled', now, s)
+  stream_id, entry = finish(id, raw, record, usd, 's', 'settled', now, s[3], ARGV[2])
 else
   -- Reaped at its hold already: post the difference.
   charge(record[7], usd - record[4], false)
-  stream_id, entry = append(record, 'late', usd - record[4], math.max(0, usd - record[5]), now, s)
-  redis.call('SET', key, cmsgpack.pack({'s'}), 'PX', TOMBSTONE_MS)
+  stream_id, entry = append(raw, record, 'late', usd - record[4], math.max(0, usd - record[5]), now, ARGV[2])
+  redis.call('SET', key, SETTLED, 'PX', TOMBSTONE_MS)
 end
 if request[17] ~= '' then
   local claim = P .. 'i:' .. request[17]
