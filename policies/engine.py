@@ -138,14 +138,15 @@ class Stage:
 
     def verdicts(self, situation: Situation, observed: dict[str, Observed], failure: str) -> list[Verdict]:
         """Return every policy's verdict; where a detector failed, the policies that need it fail with it."""
-        verdicts = list(self._conditions.ask(situation, observed))
-        if failure:
-            for verdict in verdicts:
-                if verdict.policy.thresholds and not verdict.policy.lenient.issuperset(
-                    verdict.policy.thresholds
-                ):
-                    verdict.error = failure
-        return verdicts
+        verdicts = self._conditions.ask(situation, observed)
+        if not failure:
+            return verdicts
+        return [
+            verdict
+            if verdict.policy.lenient.issuperset(verdict.policy.thresholds)
+            else verdict._replace(holds=False, error=failure)
+            for verdict in verdicts
+        ]
 
     def _observe(self, matches: list[Candidate], chars: int) -> tuple[dict[str, Observed], dict[str, int]]:
         """Return what each policy with detectors saw, and the counts of all classes."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from policies.detectors.characters import NORMAL, NUMBER_GAP
+from policies.detectors.characters import DIGITS, NORMAL, NUMBER_GAP
 from policies.detectors.phones import phone_score
 from policies.detectors.spans import CARD, PHONE, Candidate
 
@@ -49,12 +49,16 @@ class Groups(NamedTuple):
 
     def gap(self, index: int) -> str:
         """Return what stands between group ``index`` and the next."""
-        return self.text[self.spans[index][1] : self.spans[index + 1][0]].translate(NORMAL)
+        return _plain(self.text[self.spans[index][1] : self.spans[index + 1][0]])
 
 
-def find(text: str, ends: Sequence[int], cards: bool, phones: bool) -> Iterator[Candidate]:
-    """Yield the numbers near ``ends``: ascending positions where a group ends that closes seven digits or more."""
-    for start, end in _windows(ends, len(text)):
+def _plain(text: str) -> str:
+    return text if text.isascii() else text.translate(NORMAL)
+
+
+def find(text: str, ends: Sequence[int], base: int, cards: bool, phones: bool) -> Iterator[Candidate]:
+    """Yield the numbers from ``base`` on near ``ends``, ascending positions where a group closes seven digits or more."""
+    for start, end in _windows(ends, base, len(text)):
         groups = Groups(text, [match.span() for match in _GROUPS.finditer(text, start, end)])
         for index, (begin, _) in enumerate(groups.spans):
             if begin and text[begin - 1].isdigit():
@@ -70,11 +74,11 @@ def find_bare(digits: str) -> Candidate | None:
     return _card(Groups(digits, [(0, len(digits))]), 0) if digits.isascii() and digits.isdigit() else None
 
 
-def _windows(ends: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
+def _windows(ends: Sequence[int], base: int, size: int) -> Iterator[tuple[int, int]]:
     """Yield the regions around ``ends`` in which a match could lie, merged where they touch."""
     start = stop = -1
     for end in ends:
-        low, high = max(0, end - _WINDOW_BEFORE), min(size, end + _WINDOW_AFTER)
+        low, high = max(base, end - _WINDOW_BEFORE), min(size, end + _WINDOW_AFTER)
         if low > stop:
             if stop != -1:
                 yield start, stop
@@ -93,10 +97,11 @@ def context(text: str, start: int) -> set[str]:
 def _card(groups: Groups, index: int) -> Candidate | None:
     text, spans = groups
     start, end = spans[index]
-    if end - start not in (4, *range(12, 20)) or not _may_begin(text, start):
+    size = end - start
+    if (size != 4 and not 12 <= size <= 19) or not _may_begin(text, start):
         return None
     last = index
-    if end - start == 4:
+    if size == 4:
         found = _card_groups(groups, index)
         if found is None:
             return None
@@ -266,7 +271,9 @@ def _written(groups: Groups, index: int, most: int) -> tuple[int, list[int], lis
 
 def _continues(text: str, start: int) -> bool:
     """Tell whether a national number at ``start`` would begin in the middle of another written number or amount."""
-    before = text[max(0, start - 3) : start].translate(NORMAL)
+    if start > 1 and text[start - 2] in DIGITS and text[start - 1] in " .-/,:":
+        return True
+    before = _plain(text[max(0, start - 3) : start])
     if before[-1:] in ("$", "€", "£", "#", "=", "+", "*"):
         return True
     trimmed = before.rstrip(" ().-/")
@@ -277,7 +284,7 @@ def _continues(text: str, start: int) -> bool:
 
 
 def _continues_after(text: str, end: int) -> bool:
-    after = text[end : end + 2].translate(NORMAL)
+    after = _plain(text[end : end + 2])
     if len(after) == 2 and after[1].isdigit() and after[0] in " .,:-/":
         return True
     return after[:1] in ("%", "€", "£")

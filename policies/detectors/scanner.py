@@ -74,14 +74,14 @@ class Scanner:
         if base:
             # Every match begins before the hit that led to it.
             hits = [hit for hit in hits if hit[0] > base]
-        found = list(self._recognise(text, hits)) if hits else []
+        found = list(self._recognise(text, hits, base)) if hits else []
         if self.words is not None:
             found.extend(self.words.find(text))
         if not found:
             return found
         return sorted({match for match in found if match.start >= base and self.wants(match)}, key=order)
 
-    def _recognise(self, text: str, hits: list[tuple[int, int]]) -> Iterator[Candidate]:
+    def _recognise(self, text: str, hits: list[tuple[int, int]], base: int) -> Iterator[Candidate]:
         for end, hit in hits:
             match: Candidate | None = None
             if hit == hs.EMAIL_HIT:
@@ -105,7 +105,7 @@ class Scanner:
                 yield match
         ends = [end for end, hit in hits if hit == hs.NUMBER_HIT]
         if ends:
-            yield from numbers.find(text, ends, self._cards, self._phones)
+            yield from numbers.find(text, ends, base, self._cards, self._phones)
 
     def resolve(self, text: str, base: int = 0) -> list[Candidate]:
         """Return the matches that count, from left to right, none overlapping, none before ``base``."""
