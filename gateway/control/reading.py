@@ -58,8 +58,8 @@ def _empty_to_none(value: Any) -> Any:
 
 
 def parse_time(text: str, now_s: float) -> int:
-    """Return Unix seconds from ``15m``, ``24h``, ``7d`` (ago), Unix seconds or ISO 8601; 0 for nothing."""
-    if not text:
+    """Return Unix seconds from ``15m``, ``24h``, ``7d`` (ago), Unix seconds or ISO 8601; 0 for nothing or ``all``."""
+    if text in ("", "all"):
         return 0
     match = _RELATIVE.fullmatch(text)
     if match:
@@ -101,7 +101,7 @@ class CallsQuery(BaseModel):
     min_cost_usd: Annotated[Number, Field(ge=0, le=1e6)] = None
     min_duration_ms: Annotated[Number, Field(ge=0, le=1e9)] = None
     since: Text = ""
-    """``15m``, ``24h``, ``7d`` ago, Unix seconds or ISO 8601."""
+    """``15m``, ``24h``, ``7d`` ago, Unix seconds, ISO 8601, or ``all``."""
     until: Text = ""
     q: Text = ""
     """Part of a trace or request id, or a whole key, session, run, user, step or asked model."""

@@ -55,6 +55,8 @@ class Table:
     head: tuple[str, ...]
     rows: list[tuple[str, ...]]
     marked: frozenset[int] = frozenset()
+    words: int = 1
+    """The first so many columns hold words, the others numbers."""
 
 
 @dataclass(slots=True)
@@ -183,7 +185,7 @@ def _tell_limits(call: CallRecord, decision: Decision, rest: dict[str, Any], pas
             passage,
             f"{count(estimated)} tokens were counted against the token limits until the real number was known",
         )
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in ("requests", "tokens"):
         window = rest.pop(name, None)
         if isinstance(window, Mapping):
@@ -234,7 +236,7 @@ def _tell_route(call: CallRecord, decision: Decision, rest: dict[str, Any], pass
     version = str(rest.pop("version", "") or call.version)
     reason = str(rest.pop("reason", "") or decision.reason)
     if target:
-        _say(passage, f"{version or call.alias} is served by {target}")
+        _say(passage, f"Served by {target}" + (f" as {version}" if version else ""))
     _say(passage, _ROUTE_REASONS.get(reason, reason.replace("_", " ")))
     if decision.reason and decision.reason != reason:
         _say(passage, _ROUTE_REASONS.get(decision.reason, decision.reason))
@@ -305,15 +307,15 @@ def _attempts(call: CallRecord, title: str) -> Passage:
         passage.tone = "warn"
         _say(
             passage,
-            f"{last.target} answered after {len(failed)} other {'try' if len(failed) == 1 else 'tries'}; the caller saw none of it",
+            f"Answered by {last.target} after {len(failed)} other {'try' if len(failed) == 1 else 'tries'}; the caller saw none of it",
         )
     elif last.outcome == "ok":
-        _say(passage, f"{last.target} answered")
+        _say(passage, f"Answered by {last.target}")
     else:
         _say(passage, f"no attempt brought an answer; the last ended as: {outcome_words(last)}")
     rows = [_attempt_row(number, attempt) for number, attempt in enumerate(call.attempts, 1)]
     marked = frozenset({len(rows) - 1}) if last.outcome == "ok" else frozenset()
-    passage.tables.append(Table(("#", "Target", "End", "Waited", "First byte", "Took"), rows, marked))
+    passage.tables.append(Table(("#", "Target", "End", "Waited", "First byte", "Took"), rows, marked, words=3))
     return passage
 
 

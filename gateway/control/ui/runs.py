@@ -1,0 +1,4 @@
+"""placeholder until below."""
+from fastapi import APIRouter
+def router(services, records, frame):
+    return APIRouter()
