@@ -16,6 +16,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from agents.errors import Fenced, UnknownRunError
 from agents.schema import definitions, effects, events, now_ms, outbox, runs, steps, timers
+from agents.states import RUN_ENDED
 from agents.values import Values
 from airi.database import write
 
@@ -202,12 +203,14 @@ class RunTransaction:
 
 
 class Store:
-    """The runs database. ``on_publish`` is called after a commit that left something in the outbox."""
+    """The runs database. After a commit ``on_publish`` is called when something was left in the outbox, and
+    ``on_ended`` (row, state, now) when the run has ended."""
 
     def __init__(self, engine: Engine, values: Values) -> None:
         self.engine = engine
         self.values = values
         self.on_publish: Callable[[], None] = lambda: None
+        self.on_ended: Callable[[Any, str, int], None] = lambda _run, _state, _now: None
         self.put_outbox = _upsert(
             engine.dialect.name,
             outbox,
@@ -230,6 +233,8 @@ class Store:
             transaction.flush()
         if transaction.published:
             self.on_publish()
+        if transaction.state in RUN_ENDED and row.state not in RUN_ENDED:
+            self.on_ended(row, transaction.state, transaction.now)
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

@@ -15,16 +15,13 @@ from sqlalchemy import Engine as Database
 from sqlalchemy import select
 
 from agents import checking
+from agents.assembly import work_maker
 from agents.caretaker import Caretaker, Hint
 from agents.commands import Starter
 from agents.definition import Definition
-from agents.effects import Effects
 from agents.engine import Engine, prepare
-from agents.model_client import ModelClient
 from agents.runtime import Runtime
 from agents.schema import effects, events, runs, steps
-from agents.spans import Spans
-from agents.steps.work import Work
 from agents.tools.functions import Registry
 from agents.tools.toolbox import ToolBox
 from agents.tuning import Tuning
@@ -98,10 +95,7 @@ class Rig:
         self.box = ToolBox(lambda: document or ConfigDocument({}), registry=self.registry)
         self.spans: list[Any] = []
 
-        def make_work(in_thread: Callable[..., Any]) -> Work:
-            effects_ = Effects(self.engine.store, in_thread)
-            return Work(effects_, ModelClient(settings, RING), self.box, in_thread, Spans(self, "test"))
-
+        make_work = work_maker(self.engine, settings, RING, self.box, self, "test")
         self.runtime = Runtime(self.engine.leases, make_work, tuning)
         self.caretaker = Caretaker(
             self.engine.store, self.engine.commands, self.engine.leases, self.broker.send, tuning
