@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import re
+from typing import cast
 
 import uvloop
 
@@ -89,8 +90,7 @@ class Connection(asyncio.Protocol):
         self.buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
 
     def connection_lost(self, _error: Exception | None) -> None:
         self.mock.streams.pop(self.transport, None)

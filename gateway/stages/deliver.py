@@ -98,7 +98,8 @@ async def _deliver_whole(runtime: Runtime, exchange: Exchange, answer: Answer) -
         settle(runtime, exchange)
     if exchange.run is not None:
         headers.append((b"x-airi-cost-usd-micros", b"%d" % exchange.cost_usd_micros))
-    exchange.request.respond(status, [*headers, *answer.headers], body)
+    headers += [pair for pair in answer.headers if pair[0] != b"content-type"]
+    exchange.request.respond(status, headers, body)
 
 
 def _take_whole(exchange: Exchange, body: bytes) -> bytes:
