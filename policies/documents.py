@@ -81,7 +81,7 @@ class CompiledPolicy:
 
 def compile_policy(resource: Policy) -> CompiledPolicy:
     """Compile one policy; raise :class:`PolicyInputError` with all its problems, one a line."""
-    problems = validate_policy(resource)
+    problems = policy_problems(resource)
     if problems:
         raise PolicyInputError("\n".join(problems))
     return CompiledPolicy(
@@ -101,7 +101,7 @@ def compile_policies(document: ConfigDocument) -> list[CompiledPolicy]:
     return sorted(compiled, key=lambda policy: policy.rank)
 
 
-def validate_policy(resource: Policy, where: Place | None = None) -> list[str]:
+def policy_problems(resource: Policy, where: Place | None = None) -> list[str]:
     """Return everything that is wrong with a policy, as lines that name the key (and, with ``where``, file and line)."""
     place = where or (lambda *path: ": ".join([f"Policy/{resource.metadata.name}", ".".join(map(str, path))]))
     problems = [f"{place(*path)}: {what}" for path, what in _detector_problems(resource)]

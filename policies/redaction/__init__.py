@@ -9,7 +9,17 @@ from policies.detectors.spans import PII, SECRETS
 from policies.redaction.json_text import JsonStream
 from policies.redaction.text import Judge, TextStream, apply
 
-__all__ = ["JsonStream", "Judge", "TextStream", "always", "apply", "mask", "redact", "redact_json"]
+__all__ = [
+    "JsonStream",
+    "Judge",
+    "TextStream",
+    "always",
+    "apply",
+    "mask",
+    "mask_json",
+    "redact",
+    "redact_json",
+]
 
 _MASK_SCORE = 0.4
 
@@ -37,3 +47,8 @@ def _everything() -> Scanner:
 def mask(text: str) -> str:
     """Return ``text`` with all personal data and secrets replaced: what may be written to a record."""
     return redact(text, _everything())
+
+
+def mask_json(text: str) -> str:
+    """Return JSON with everything in its strings masked, and still the same JSON otherwise."""
+    return redact_json(text, _everything())
