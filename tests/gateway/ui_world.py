@@ -41,7 +41,9 @@ class World:
     records: list[CallRecord] = field(default_factory=list)
     batches: int = 0
 
-    def write(self, *records: CallRecord | SpanRecord, contents: list[tuple[int, CallContent]] | None = None) -> None:
+    def write(
+        self, *records: CallRecord | SpanRecord, contents: list[tuple[int, CallContent]] | None = None
+    ) -> None:
         """Put records into today's file."""
         self.batches += 1
         file = DayFile(self.settings.records, day_of(time.time_ns()))
@@ -58,7 +60,10 @@ def make_world(home: Path, redis_url: str, run_service: Any = None) -> World:
     services = build(settings, engine, record_store=RecordStore(settings.records), run_service=run_service)
     made = services.key_log.create_many(
         [
-            *(NewKey(tenant="acme", team="search", role=role, name=f"{role} key") for role in ("developer", "org_admin", "auditor", "service")),
+            *(
+                NewKey(tenant="acme", team="search", role=role, name=f"{role} key")
+                for role in ("developer", "org_admin", "auditor", "service")
+            ),
             NewKey(tenant="rival", role="org_admin", name="rival key"),
         ],
         actor="test",

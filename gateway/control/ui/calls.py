@@ -23,7 +23,13 @@ from observability.store import StoredCall, Trace
 
 _PATH = "/ui/calls"
 RANGES = (("15m", "15 min"), ("1h", "1 hour"), ("24h", "24 hours"), ("7d", "7 days"), ("all", "All"))
-OUTCOMES = (("", "Any outcome"), ("ok", "Succeeded"), ("error", "Failed"), ("refused", "Refused"), ("cancelled", "Caller left"))
+OUTCOMES = (
+    ("", "Any outcome"),
+    ("ok", "Succeeded"),
+    ("error", "Failed"),
+    ("refused", "Refused"),
+    ("cancelled", "Caller left"),
+)
 _CHIPS = {
     "tenant": "tenant", "model": "model", "target": "target", "outcome": "outcome", "status": "status", "team": "team",
     "key": "key", "run": "run", "session": "session", "policy": "policy", "simulated": "simulated",
@@ -58,7 +64,9 @@ def router(services: Services, records: Records, frame: Frame) -> APIRouter:
     return routes
 
 
-async def _list_context(records: Records, who: Principal, query: CallsQuery, given: dict[str, str]) -> dict[str, Any]:
+async def _list_context(
+    records: Records, who: Principal, query: CallsQuery, given: dict[str, str]
+) -> dict[str, Any]:
     page, bars, live = await asyncio.gather(
         records.calls(who, query), records.histogram(who, query), _live(records, who, query)
     )
@@ -89,8 +97,16 @@ async def _live(records: Records, who: Principal, query: CallsQuery) -> list[dic
         running = await records.live(who, query.tenant)
     except WriterUnavailableError:
         return []  # the footer says that the writer is away; the list of what has ended is still worth showing
-    wanted = {"model": query.model, "key_id": query.key, "team": query.team, "run_id": query.run, "session": query.session}
-    return [call for call in running if all(not value or call[name] == value for name, value in wanted.items())]
+    wanted = {
+        "model": query.model,
+        "key_id": query.key,
+        "team": query.team,
+        "run_id": query.run,
+        "session": query.session,
+    }
+    return [
+        call for call in running if all(not value or call[name] == value for name, value in wanted.items())
+    ]
 
 
 async def _trace_context(
@@ -116,7 +132,9 @@ async def _trace_context(
         "call": call,
         "rows": of_call(call),
         "passages": timeline(call),
-        "content": None if content is None else {name: _pretty(value) for name, value in content.items() if value is not None},
+        "content": None
+        if content is None
+        else {name: _pretty(value) for name, value in content.items() if value is not None},
         "curl_body": _curl_body(call, content),
         "as_json": json.dumps(call_json(chosen), indent=2, ensure_ascii=False),
     }

@@ -315,7 +315,9 @@ def _attempts(call: CallRecord, title: str) -> Passage:
         _say(passage, f"no attempt brought an answer; the last ended as: {outcome_words(last)}")
     rows = [_attempt_row(number, attempt) for number, attempt in enumerate(call.attempts, 1)]
     marked = frozenset({len(rows) - 1}) if last.outcome == "ok" else frozenset()
-    passage.tables.append(Table(("#", "Target", "End", "Waited", "First byte", "Took"), rows, marked, words=3))
+    passage.tables.append(
+        Table(("#", "Target", "End", "Waited", "First byte", "Took"), rows, marked, words=3)
+    )
     return passage
 
 

@@ -64,9 +64,9 @@ def _environment() -> Environment:
 TEMPLATES = _environment()
 
 
-def render(template: str, status: int = 200, **context: Any) -> HTMLResponse:
+def render(template: str, code: int = 200, /, **context: Any) -> HTMLResponse:
     """Return a page."""
-    return HTMLResponse(TEMPLATES.get_template(template).render(**context), status)
+    return HTMLResponse(TEMPLATES.get_template(template).render(**context), code)
 
 
 def link(path: str, values: dict[str, Any], **changes: Any) -> str:

@@ -44,6 +44,8 @@ def router(services: Services) -> APIRouter:
 
 
 def _add_session(routes: APIRouter, services: Services) -> None:
+    known = Depends(require(services))
+
     @routes.get("/ui/sign-in")
     async def form(next: str = "/ui") -> Response:  # noqa: A002  # the URL's word
         return render("sign_in.html", title="Sign in", next=local_path(next), message="")
@@ -60,7 +62,9 @@ def _add_session(routes: APIRouter, services: Services) -> None:
         try:
             who, cookie = await sign_in(services, key)
             if not who.may("records.read"):
-                raise AuthenticationError(f"A key of role “{who.role}” may call models, but has nothing to see here.")
+                raise AuthenticationError(
+                    f"A key of role “{who.role}” may call models, but has nothing to see here."
+                )
         except AuthenticationError as error:
             return render("sign_in.html", 401, title="Sign in", next=local_path(next), message=error.message)
         response = RedirectResponse(local_path(next), 303)
@@ -68,7 +72,7 @@ def _add_session(routes: APIRouter, services: Services) -> None:
         return response
 
     @routes.post("/ui/sign-out")
-    async def leave(who: Annotated[Principal, Depends(require(services))]) -> Response:
+    async def leave(who: Principal = known) -> Response:
         response = RedirectResponse("/ui/sign-in", 303)
         clear_session(response)
         return response

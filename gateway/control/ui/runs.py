@@ -1,4 +1,7 @@
 """placeholder until below."""
+
 from fastapi import APIRouter
+
+
 def router(services, records, frame):
     return APIRouter()
