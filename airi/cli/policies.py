@@ -110,10 +110,10 @@ def render(explained: Json) -> str:
     for policy in explained["policies"]:
         mark = "->" if policy["applied"] else "  "
         lines.append(f"{mark} {policy['policy']}: {policy['why']}")
-    for found in explained["detections"]:
-        lines.append(
-            f"   found {found['class']} {found['sample']} at {found['where']} (score {found['score']:.2f})"
-        )
+    lines += [
+        f"   found {found['class']} {found['sample']} at {found['where']} (score {found['score']:.2f})"
+        for found in explained["detections"]
+    ]
     if decision.get("rewritten") is not None:
         lines.append(f"   sent on as {json.dumps(decision['rewritten'], ensure_ascii=False)}")
     return "\n".join(lines)
