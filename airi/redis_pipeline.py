@@ -22,14 +22,14 @@ import hashlib
 import random
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import hiredis
-from redis.connection import parse_url
 
-from airi.errors import UnavailableError
+from airi.errors import ConfigError, UnavailableError
 
 Argument = bytes | str | int | float
 _GIVE_UP_REPLIES = ("READONLY", "LOADING", "MASTERDOWN")
@@ -102,6 +102,41 @@ class PipelineOptions:
     backoff_initial_ms: int = 20
     backoff_max_ms: int = 1_000
     max_in_flight: int = 8_192
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a Redis is. ``options`` are ``ssl_ca_certs``, ``ssl_certfile`` and ``ssl_keyfile`` (paths)."""
+
+    path: str = ""
+    host: str = "localhost"
+    port: int = 6379
+    tls: bool = False
+    username: str = ""
+    password: str = field(default="", repr=False)
+    database: int = 0
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Read ``unix://PATH?db=0``, ``redis://[USER:PASSWORD@]HOST[:PORT][/DB]`` or ``rediss://…`` as redis-py does."""
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query))
+        database = options.pop("db", "") or ("" if parts.scheme == "unix" else parts.path.strip("/")) or "0"
+        if parts.scheme not in ("unix", "redis", "rediss") or not database.isdigit():
+            raise ConfigError(
+                ["the Redis URL must be redis://, rediss:// or unix://, with a number as database"]
+            )
+        return cls(
+            path=unquote(parts.path) if parts.scheme == "unix" else "",
+            host=parts.hostname or "localhost",
+            port=parts.port or 6379,
+            tls=parts.scheme == "rediss",
+            username=unquote(parts.username or options.pop("username", "")),
+            password=unquote(parts.password or options.pop("password", "")),
+            database=int(database),
+            options=options,
+        )
 
 
 class _Pending(NamedTuple):
@@ -236,7 +271,7 @@ class PipelinedRedis:
         *,
         name: str = "airi",
     ) -> None:
-        self._address: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]  # redis-py's own
+        self._address = Address.parse(url)
         self._scripts = tuple(scripts)
         self.options = options or PipelineOptions()
         self._name = name
@@ -332,32 +367,30 @@ class PipelinedRedis:
         def factory() -> _Connection:
             return _Connection(self.options)
 
-        if address.get("path"):
-            _, connection = await loop.create_unix_connection(factory, address["path"])
+        if address.path:
+            _, connection = await loop.create_unix_connection(factory, address.path)
             return connection
-        _, connection = await loop.create_connection(
-            factory, address.get("host", "localhost"), address.get("port", 6379), ssl=self._tls()
-        )
+        _, connection = await loop.create_connection(factory, address.host, address.port, ssl=self._tls())
         return connection
 
     def _tls(self) -> ssl.SSLContext | None:
-        if "SSL" not in getattr(self._address.get("connection_class"), "__name__", ""):
+        if not self._address.tls:
             return None
-        context = ssl.create_default_context(cafile=self._address.get("ssl_ca_certs"))
-        certificate = self._address.get("ssl_certfile")
-        if certificate:
-            context.load_cert_chain(certificate, self._address.get("ssl_keyfile"))
+        options = self._address.options
+        context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"))
+        if options.get("ssl_certfile"):
+            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
         return context
 
     async def _greet(self, connection: _Connection) -> None:
         """Authenticate, choose the database, load the scripts, learn who the server is."""
         commands: list[tuple[Argument, ...]] = []
-        password = self._address.get("password")
-        if password is not None:
-            user = self._address.get("username")
-            commands.append(("AUTH", user, password) if user else ("AUTH", password))
-        if self._address.get("db"):
-            commands.append(("SELECT", self._address["db"]))
+        address = self._address
+        if address.password:
+            user = (address.username,) if address.username else ()
+            commands.append(("AUTH", *user, address.password))
+        if address.database:
+            commands.append(("SELECT", address.database))
         commands.append(("CLIENT", "SETNAME", self._name))
         commands.append(("INFO", "server"))
         futures = [connection.send(encode(command), None) for command in commands]

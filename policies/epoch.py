@@ -25,7 +25,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,48 +80,55 @@ def money_ready(redis: redis_library.Redis) -> bool:
 
 
 def rebuild(
-    engine: Engine,
-    redis: redis_library.Redis,
-    *,
-    wait_s: float = 10.0,
-    scripts: Scripts = SCRIPTS,
-    living_processes: Callable[[Engine], list[str]] = living,
+    engine: Engine, redis: redis_library.Redis, *, wait_s: float = 10.0, scripts: Scripts = SCRIPTS
 ) -> RebuildReport | None:
     """Rebuild money if the epoch asks for it; see the module's text.
 
     Returns ``None`` when there is nothing to do or another rebuild is at work. ``wait_s``: how long a process that seems
     to live may take to report. Blocking; call it about twice a second, and before money is needed at start.
     """
-    epoch = server_id(redis)
-    if redis.get(EPOCH) == epoch.encode():
-        return None
-    name = secrets.token_hex(8)
-    if not redis.set(REBUILD, name, nx=True, px=_LOCK_MS):
+    work = Rebuild(engine, redis, scripts=scripts)
+    if not work.begin():
         return None
     try:
-        return _Rebuild(engine, redis, epoch, name, scripts).run(wait_s, living_processes)
+        deadline = time.monotonic() + wait_s
+        while (silent := work.missing(living(engine))) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return work.complete(silent)
     finally:
-        if redis.get(REBUILD) == name.encode():
-            redis.delete(REBUILD)
-        redis.delete(f"{REBUILD}:{name}")
+        work.end()
 
 
-class _Rebuild:
-    def __init__(
-        self, engine: Engine, redis: redis_library.Redis, epoch: str, name: str, scripts: Scripts
-    ) -> None:
+class Rebuild:
+    """One rebuild, step by step: :meth:`begin`, then until nobody is :meth:`missing`, :meth:`complete`, :meth:`end`."""
+
+    def __init__(self, engine: Engine, redis: redis_library.Redis, *, scripts: Scripts = SCRIPTS) -> None:
         self._engine = engine
         self._redis = redis
-        self._epoch = epoch
-        self._name = name
         self._scripts = scripts
+        self._epoch = ""
+        self._started = time.monotonic()
+        self._name = secrets.token_hex(8)
         self._money: dict[str, set[str]] = {}
         self._users: dict[str, set[str]] = {}
 
-    def run(self, wait_s: float, living_processes: Callable[[Engine], list[str]]) -> RebuildReport:
-        started = time.monotonic()
-        silent = self._wait(wait_s, living_processes)
-        waited_ms = round((time.monotonic() - started) * 1_000)
+    def begin(self) -> bool:
+        """Announce the rebuild; false when none is needed or another one is at work."""
+        self._epoch = server_id(self._redis)
+        if self._redis.get(EPOCH) == self._epoch.encode():
+            return False
+        return bool(self._redis.set(REBUILD, self._name, nx=True, px=_LOCK_MS))
+
+    def missing(self, processes: Iterable[str]) -> list[str]:
+        """Return those of ``processes`` that have not reported; keeps the announcement alive."""
+        if self._redis.get(REBUILD) != self._name.encode() or not self._redis.pexpire(REBUILD, _LOCK_MS):
+            raise LedgerError("the rebuild of money was interrupted: Redis lost its data once more")
+        reported: Any = self._redis.hkeys(f"{REBUILD}:{self._name}")
+        return sorted(set(processes) - {name.decode() for name in reported})
+
+    def complete(self, silent: list[str]) -> RebuildReport:
+        """Set all budgets and the epoch from what is known."""
+        waited_ms = round((time.monotonic() - self._started) * 1_000)
         reports = self._reports()
         moved = LedgerConsumer(self._engine, self._redis).run_until_empty()
         with write(self._engine) as connection:
@@ -132,26 +139,18 @@ class _Rebuild:
         self._money, self._users = money_suffixes(self._redis), user_suffixes(self._redis)
         tenants = self._collect(reports)
         settled = self._settled(tenants)
-        total = 0
-        for tenant, known in tenants.items():
-            total += self._put(tenant, known, settled)
+        total = sum(self._put(tenant, known, settled) for tenant, known in tenants.items())
         answer = RebuildReport(
             self._epoch, waited_ms, sorted(reports), silent, len(tenants), total, recovered, moved
         )
         self._finish(answer)
         return answer
 
-    def _wait(self, wait_s: float, living_processes: Callable[[Engine], list[str]]) -> list[str]:
-        """Wait for the reports of all that live; return who stayed silent."""
-        deadline = time.monotonic() + wait_s
-        while True:
-            reported: Any = self._redis.hkeys(f"{REBUILD}:{self._name}")
-            missing = set(living_processes(self._engine)) - {name.decode() for name in reported}
-            if not missing or time.monotonic() > deadline:
-                return sorted(missing)
-            if not self._redis.pexpire(REBUILD, _LOCK_MS):
-                raise LedgerError("the rebuild of money was interrupted: Redis lost its data once more")
-            time.sleep(_POLL_S)
+    def end(self) -> None:
+        """Take the announcement back."""
+        if self._redis.get(REBUILD) == self._name.encode():
+            self._redis.delete(REBUILD)
+        self._redis.delete(f"{REBUILD}:{self._name}")
 
     def _reports(self) -> dict[str, wire.Report]:
         raw: Any = self._redis.hgetall(f"{REBUILD}:{self._name}")

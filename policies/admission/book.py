@@ -6,6 +6,7 @@ that the *entry* stays until SQL has it (the stream's watermark), because Redis 
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Iterator
 from enum import Enum
@@ -31,6 +32,7 @@ class OpenCall:
         "cost",
         "id",
         "lease_ms",
+        "limits_bulk",
         "opened",
         "prefix_bulk",
         "record",
@@ -38,12 +40,16 @@ class OpenCall:
         "request",
         "sending",
         "settlement",
+        "waiter",
     )
 
-    def __init__(self, request: Request, prefix_bulk: bytes, record: bytes | None, now: float) -> None:
+    def __init__(
+        self, request: Request, prefix_bulk: bytes, limits_bulk: bytes, record: bytes | None, now: float
+    ) -> None:
         self.id = request.reservation_id
         self.request = request
         self.prefix_bulk = prefix_bulk
+        self.limits_bulk = limits_bulk
         self.record = record
         """As Redis wrote it; ``None`` when the call was admitted without Redis, or its admission was given up."""
         self.lease_ms = request.lease_ms
@@ -52,6 +58,8 @@ class OpenCall:
         self.cost = 0
         self.settlement: bytes | None = None
         self.sending = False
+        self.waiter: asyncio.Future[None] | None = None
+        """Resolved when the settlement is confirmed, if somebody waits for that."""
 
 
 class Book:
@@ -80,9 +88,11 @@ class Book:
             (self._admit_head, prefix_bulk, self._identity, limits_bulk, bulk(ENCODER.encode(request)))
         )
 
-    def opened(self, request: Request, prefix_bulk: bytes, record: bytes | None, now: float) -> OpenCall:
+    def opened(
+        self, request: Request, prefix_bulk: bytes, limits_bulk: bytes, record: bytes | None, now: float
+    ) -> OpenCall:
         """Remember a reservation that exists, or may exist, in Redis."""
-        call = self.open[request.reservation_id] = OpenCall(request, prefix_bulk, record, now)
+        call = self.open[request.reservation_id] = OpenCall(request, prefix_bulk, limits_bulk, record, now)
         return call
 
     def settling(self, settlement: SettlementWire) -> OpenCall | None:
@@ -98,11 +108,11 @@ class Book:
         assert call.settlement is not None
         return b"".join((self._settle_head, call.prefix_bulk, self._epoch, bulk(call.settlement)))
 
-    def restore_command(self, call: OpenCall, empty_limits: bytes) -> bytes:
+    def restore_command(self, call: OpenCall) -> bytes:
         """Return the command that puts back a reservation that Redis does not know, whatever the limits say."""
         if call.record is None:
             forced = _forced(call.request)
-            return self.admit_command(call.prefix_bulk, empty_limits, forced)
+            return self.admit_command(call.prefix_bulk, call.limits_bulk, forced)
         head = self._scripts.restore.head(1, 3)
         lease = bulk(b"%d" % call.lease_ms)
         return b"".join((head, call.prefix_bulk, bulk(call.id.encode()), bulk(call.record), lease))

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 from airi.errors import UnavailableError
-from airi.redis_pipeline import PipelinedRedis, RedisAwayError, RedisBusyError, RedisReplyError, bulk
+from airi.redis_pipeline import PipelinedRedis, RedisAwayError, RedisBusyError, RedisReplyError
 from policies.admission.book import Book, Next, OpenCall
 from policies.admission.estimate import OutputEstimate
 from policies.admission.local_cap import LocalCap
@@ -37,7 +37,6 @@ from policies.admission.types import (
 from policies.admission.wire import Request, SettlementWire
 from policies.limits import user_suffix
 
-_NO_LIMITS = bulk(b"\x95\x90\x90\x90\x90\x90")
 _REBUILD_REPORT_TTL_MS = 600_000
 
 
@@ -142,7 +141,9 @@ class Admission:
         match reply[0]:
             case 0:
                 granted, hold, record, lr, rr, tr, lt, rt, tt = reply[4:]
-                self._book.opened(wire, request.scopes.prefix_bulk, record, self._clock())
+                self._book.opened(
+                    wire, request.scopes.prefix_bulk, request.scopes.limits_bulk, record, self._clock()
+                )
                 return Admitted(
                     wire.reservation_id,
                     granted,
@@ -186,7 +187,7 @@ class Admission:
                     "requests", "this process while Redis is away", retry_after_ms=int(wait_s * 1_000) + 1
                 )
             return _unavailable("limits and budgets cannot be checked: Redis is away")
-        self._book.opened(wire, request.scopes.prefix_bulk, None, self._clock())
+        self._book.opened(wire, request.scopes.prefix_bulk, request.scopes.limits_bulk, None, self._clock())
         return Admitted(wire.reservation_id, wire.output_tokens, 0, self.snapshot, self.keys, degraded=True)
 
     def _local_wait(self, request: AdmissionRequest) -> float:
@@ -195,7 +196,7 @@ class Admission:
 
     def _give_up(self, request: AdmissionRequest, wire: Request) -> None:
         """The caller does not wait for the answer: whatever Redis does with the command, nothing stays held."""
-        self._book.opened(wire, request.scopes.prefix_bulk, None, self._clock())
+        self._book.opened(wire, request.scopes.prefix_bulk, request.scopes.limits_bulk, None, self._clock())
         self._note(SettlementWire(reservation_id=wire.reservation_id, outcome="given_up", tombstone=1))
 
     # -- settle
@@ -235,6 +236,19 @@ class Admission:
             self._waiters.pop(reservation_id, None)
         return True
 
+    async def confirmed(self, reservation_id: str, timeout_ms: int) -> bool:
+        """Wait until a noted settlement stands in Redis; ``False`` when it does not within ``timeout_ms``."""
+        call = self._book.open.get(reservation_id)
+        if call is None:
+            return True
+        if call.waiter is None:
+            call.waiter = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait_for(asyncio.shield(call.waiter), timeout_ms / 1_000)
+        except TimeoutError:
+            return False
+        return True
+
     def release(self, reservation_id: str, outcome: str = "released") -> None:
         """Settle a call that was never sent, at nothing; its ledger entry says so."""
         self._note(SettlementWire(reservation_id=reservation_id, outcome=outcome))
@@ -268,7 +282,9 @@ class Admission:
         waiter = self._waiters.get(call.request.reservation_id)
         if waiter is not None and not waiter.done() and call.request.reservation_id not in self._book.open:
             waiter.set_result(None)
-        if step is Next.WAIT:
+        if step is Next.DONE and call.waiter is not None and not call.waiter.done():
+            call.waiter.set_result(None)
+        elif step is Next.WAIT:
             self.money_ready = False
             self._wake.set()
         elif step is Next.RESTORE:
@@ -278,7 +294,7 @@ class Admission:
         """Redis does not know the reservation (admitted without Redis, or lost): put it on the books, settle again."""
         script = self._scripts.admit if call.record is None else self._scripts.restore
         try:
-            future = self._redis.send(self._book.restore_command(call, _NO_LIMITS), script)
+            future = self._redis.send(self._book.restore_command(call), script)
         except UnavailableError:
             return
         call.sending = True

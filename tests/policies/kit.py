@@ -23,7 +23,7 @@ from policies.limits import LimitTable, Scopes
 from policies.migrations import MIGRATIONS
 
 
-def engine(url: str = "sqlite:///:memory:") -> Engine:
+def engine(url: str) -> Engine:
     opened = open_engine(url, full_sync=False)
     migrate(opened, "policies", MIGRATIONS)
     return opened

@@ -74,7 +74,7 @@ async def test_hard_budget_lowers_the_output_then_refuses(redis_url: str, client
         assert isinstance(second, Admitted)
         assert second.output_tokens == 100
         assert isinstance(third, Refused)
-        assert (third.kind, third.scope, third.remaining) == ("budget", "org:monthly", 0)
+        assert (third.kind, third.scope, third.remaining) == ("budget", "org monthly", 0)
         assert third.retry_after_ms > 0
         assert isinstance(third.error(), BudgetExceededError)
         service.settle(Settlement(reservation_id=first.reservation_id, usd_micros=150))
@@ -92,7 +92,7 @@ async def test_all_scopes_or_none(redis_url: str, sql: Engine, client: redis.Red
         for _ in range(5):
             refused = await service.reserve(kit.money(of))
             assert isinstance(refused, Refused)
-            assert refused.scope == "key:k1:tiny"
+            assert refused.scope == "key:k1 tiny"
         answer = await service.reserve(kit.money(other))
         assert isinstance(answer, Admitted)
         assert answer.requests is not None
@@ -130,6 +130,7 @@ async def test_concurrency_comes_back_with_settlement_and_with_death(
         first = await service.reserve(kit.ask(of))
         assert isinstance(first, Admitted)
         assert isinstance(await service.reserve(kit.ask(of, lease_ms=1)), Admitted)
+        await asyncio.sleep(0.005)
         # The second one's lease has ended: its slot is taken over without waiting for the reaper.
         assert isinstance(await service.reserve(kit.ask(of)), Admitted)
         refused = await service.reserve(kit.ask(of))
