@@ -76,7 +76,6 @@ class Admission:
         self._wake = asyncio.Event()
         self._backlog = 0
         self._reported = ""
-        self._waiters: dict[str, asyncio.Future[None]] = {}
         self.estimate = OutputEstimate()
         self.snapshot = 0
         self.keys = 0
@@ -225,19 +224,6 @@ class Admission:
 
     async def confirmed(self, reservation_id: str, timeout_ms: int) -> bool:
         """Wait until a noted settlement stands in Redis; ``False`` when it does not within ``timeout_ms``."""
-        if reservation_id not in self._book.open:
-            return True
-        waiter = self._waiters.setdefault(reservation_id, asyncio.get_running_loop().create_future())
-        try:
-            await asyncio.wait_for(asyncio.shield(waiter), timeout_ms / 1_000)
-        except TimeoutError:
-            return False
-        finally:
-            self._waiters.pop(reservation_id, None)
-        return True
-
-    async def confirmed(self, reservation_id: str, timeout_ms: int) -> bool:
-        """Wait until a noted settlement stands in Redis; ``False`` when it does not within ``timeout_ms``."""
         call = self._book.open.get(reservation_id)
         if call is None:
             return True
@@ -279,9 +265,6 @@ class Admission:
         if future.cancelled() or future.exception() is not None:
             return  # not known whether it was done; it is idempotent, the beat tries again
         step = self._book.answered(call, future.result())
-        waiter = self._waiters.get(call.request.reservation_id)
-        if waiter is not None and not waiter.done() and call.request.reservation_id not in self._book.open:
-            waiter.set_result(None)
         if step is Next.DONE and call.waiter is not None and not call.waiter.done():
             call.waiter.set_result(None)
         elif step is Next.WAIT:
