@@ -110,12 +110,12 @@ def _card(groups: Groups, index: int) -> Candidate | None:
     if end < len(text) and (text[end].isalnum() or text[end] == "_"):
         return None
     digits = "".join(text[begin:stop] for begin, stop in spans[index : last + 1])
-    score = _issuer_score(digits)
-    if not score or not _luhn(digits):
+    if not _luhn(digits):
         return None
+    score = _issuer_score(digits)
     if score < 0.9 and context(text, start) & _CARD_WORDS:
-        score = 0.9
-    return Candidate(start, end, CARD, score)
+        score = 0.9 if score else 0.6  # issuers use numbers outside the known ranges too
+    return Candidate(start, end, CARD, score) if score else None
 
 
 def _card_groups(groups: Groups, index: int) -> int | None:
@@ -203,8 +203,22 @@ def _phone(groups: Groups, index: int) -> Candidate | None:
     if not international and _continues_after(text, end):
         return None
     if needs_context:
-        score = 0.7 if context(text, plus) & _PHONE_WORDS else 0.2
+        score = 0.7 if context(text, plus) & _PHONE_WORDS or _word_after(text, end) in WORDS_AFTER else 0.2
     return Candidate(plus, end, PHONE, score)
+
+
+WORDS_AFTER = frozenset(["office", "fax", "mobile", "cell", "home", "work", "phone", "tel"])
+"""Words that make a telephone number of the number before them, one space or dash apart."""
+LONGEST_AFTER = max(map(len, WORDS_AFTER))
+
+
+def _word_after(text: str, end: int) -> str:
+    if text[end : end + 1] not in (" ", "-"):
+        return ""
+    stop = end + 1
+    while stop < len(text) and stop <= end + 1 + LONGEST_AFTER and text[stop].isalpha():
+        stop += 1
+    return text[end + 1 : stop].lower()
 
 
 _PHONE_WORDS = frozenset(

@@ -113,10 +113,10 @@ def phone_score(
 def _national(first: str, shape: tuple[int, ...], gaps: Sequence[str], bracketed: bool) -> Found | None:
     used, digits = len(shape), sum(shape)
     plain = set(gaps[1:] if bracketed else gaps)
-    if shape in ((3, 3, 4), (1, 3, 3, 4), (3, 3, 3, 4)) and (len(shape) == 3 or first in ("1", "001")):
-        # North America: area and exchange never begin with 0 or 1.
-        certain = (bracketed or not plain & {" "}) and (len(shape) > 3 or first[0] in "23456789")
-        return used, 0.7, not certain
+    american = shape == (3, 3, 4) or (shape in ((1, 3, 3, 4), (3, 3, 3, 4)) and first in ("1", "001"))
+    if american and (len(shape) > 3 or first[0] in "23456789"):
+        # North America: an area never begins with 0 or 1.
+        return used, 0.7, " " in plain and not bracketed
     if bracketed and digits >= 8 and len(first) <= 4 and len(plain) <= 1:
         return used, 0.6, False
     if first.startswith("00") and digits >= 10 and used >= 3:

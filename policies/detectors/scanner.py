@@ -133,6 +133,8 @@ class Scanner:
     def _number_hold(self, text: str, base: int) -> int:
         size = len(text)
         position, low = size, max(base, size - _NUMBER_LENGTH)
+        if self._phones:
+            position = _before_word(text, low)
         while position > low and text[position - 1] in NUMBER_RUN:
             position -= 1
         while position < size and text[position] not in _NUMBER_START:
@@ -152,6 +154,17 @@ class Scanner:
                 ):
                     return min(position, start)
         return position
+
+
+def _before_word(text: str, low: int) -> int:
+    """Return the end of a number that the word at the end of ``text`` may yet make a telephone number; else the end."""
+    size = len(text)
+    position = size
+    while position > low and size - position <= numbers.LONGEST_AFTER and text[position - 1].isalpha():
+        position -= 1
+    if position > low + 1 and text[position - 1] in " -" and text[position - 2] in DIGITS:
+        return position - 1
+    return size
 
 
 def resolve(text: str, candidates: list[Candidate], base: int = 0) -> list[Candidate]:
