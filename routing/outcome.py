@@ -24,6 +24,8 @@ _PASSED_BACK = frozenset(
 )
 _TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}
 _MESSAGE_LIMIT = 4_096
+_LONGEST_S = 30 * 86_400.0
+"""A longer wait than this is no wait that anybody meant."""
 
 
 class Failure(msgspec.Struct):
@@ -90,13 +92,14 @@ def retry_after_s(headers: list[Header]) -> float:
     found = {name: value for name, value in headers if name in (b"retry-after", b"retry-after-ms")}
     try:
         if b"retry-after-ms" in found:
-            return max(float(found[b"retry-after-ms"]) / 1_000, 0.0)
-        text = found.get(b"retry-after", b"0").decode("latin-1")
-        if text.replace(".", "", 1).isdigit():
-            return float(text)
-        return max(parsedate_to_datetime(text).timestamp() - time.time(), 0.0)
+            seconds = float(found[b"retry-after-ms"]) / 1_000
+        else:
+            text = found.get(b"retry-after", b"0").decode("latin-1")
+            plain = text.replace(".", "", 1).isdecimal()
+            seconds = float(text) if plain else parsedate_to_datetime(text).timestamp() - time.time()
     except (ValueError, TypeError, OverflowError):
         return 0.0
+    return seconds if 0 < seconds < _LONGEST_S else 0.0
 
 
 def openai_error(status: int, body: bytes, secret: Secret | None = None) -> bytes:

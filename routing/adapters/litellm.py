@@ -13,6 +13,7 @@ import importlib.metadata
 import logging
 import os
 import sys
+import warnings
 from typing import Any
 
 import msgspec
@@ -55,6 +56,8 @@ def load() -> Any:
     check_version(importlib.metadata.version("litellm"))
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Its types make pydantic warn on standard error; nobody here can act on that.
+    warnings.filterwarnings("ignore", message=".*ReadOnly. qualifier")
     litellm: Any = importlib.import_module("litellm")
     litellm.suppress_debug_info = True
     litellm.drop_params = False

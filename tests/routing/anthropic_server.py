@@ -26,16 +26,25 @@ class AnthropicServer:
     port: int = 0
 
     async def __aenter__(self) -> AnthropicServer:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -52,14 +61,20 @@ class AnthropicServer:
         finally:
             writer.close()
 
-    async def _answer(self, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(
+        self, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         model = body["model"]
         if model == "claude-429":
             _send(writer, 429, _error("rate_limit_error", "slow down"), b"retry-after: 7\r\n")
         elif model == "claude-400":
             _send(writer, 400, _error("invalid_request_error", "max_tokens: too large"))
         elif model == "claude-401":
-            _send(writer, 401, _error("authentication_error", f"invalid x-api-key {self.seen[-1].headers['x-api-key']}"))
+            _send(
+                writer,
+                401,
+                _error("authentication_error", f"invalid x-api-key {self.seen[-1].headers['x-api-key']}"),
+            )
         elif model == "claude-529":
             _send(writer, 529, _error("overloaded_error", "Overloaded"))
         elif model == "claude-silent":
@@ -73,8 +88,12 @@ class AnthropicServer:
         await writer.drain()
         return True
 
-    async def _stream(self, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+    async def _stream(
+        self, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
         events = _tool_events() if body.get("tools") else _text_events(body)
         for number, (name, data) in enumerate(events):
             if body["model"] == "claude-stall" and number == 4:
@@ -97,7 +116,8 @@ class AnthropicServer:
 def _send(writer: asyncio.StreamWriter, status: int, body: dict[str, Any], extra: bytes = b"") -> None:
     data = json.dumps(body).encode()
     writer.write(
-        b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n%b" % (status, extra, len(data), data)
+        b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n%b"
+        % (status, extra, len(data), data)
     )
 
 
@@ -127,8 +147,18 @@ def _message(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _start(model: str) -> tuple[str, dict[str, Any]]:
-    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": model, "content": [], "stop_reason": None}
-    return "message_start", {"type": "message_start", "message": {**message, "usage": {**_USAGE, "output_tokens": 1}}}
+    message = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": [],
+        "stop_reason": None,
+    }
+    return "message_start", {
+        "type": "message_start",
+        "message": {**message, "usage": {**_USAGE, "output_tokens": 1}},
+    }
 
 
 def _end(reason: str) -> list[tuple[str, dict[str, Any]]]:
@@ -144,7 +174,10 @@ def _text_events(body: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     words = ["ha"] * 150 if body["model"] == "claude-repeats" else ["hel", "lo", " you"]
     block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
     deltas = [
-        ("content_block_delta", {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}})
+        (
+            "content_block_delta",
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}},
+        )
         for word in words
     ]
     stop = ("content_block_stop", {"type": "content_block_stop", "index": 0})
@@ -155,7 +188,14 @@ def _tool_events() -> list[tuple[str, dict[str, Any]]]:
     tool = {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {}}
     parts = ['{"city"', ': "Oslo"}']
     deltas = [
-        ("content_block_delta", {"type": "content_block_delta", "index": 0, "delta": {"type": "input_json_delta", "partial_json": part}})
+        (
+            "content_block_delta",
+            {
+                "type": "content_block_delta",
+                "index": 0,
+                "delta": {"type": "input_json_delta", "partial_json": part},
+            },
+        )
         for part in parts
     ]
     start = ("content_block_start", {"type": "content_block_start", "index": 0, "content_block": tool})

@@ -15,7 +15,14 @@ _HEAD = {"apiVersion": "airi/v1alpha1"}
 def pool(name: str, *urls: str, **fields: Any) -> Pool:
     replicas = [{"name": f"r{number}", "url": url} for number, url in enumerate(urls)]
     return Pool.model_validate(
-        {**_HEAD, "kind": "Pool", "metadata": {"name": name}, "engine": "openai", "replicas": replicas, **fields}
+        {
+            **_HEAD,
+            "kind": "Pool",
+            "metadata": {"name": name},
+            "engine": "openai",
+            "replicas": replicas,
+            **fields,
+        }
     )
 
 
@@ -28,7 +35,13 @@ def provider(name: str, base_url: str, **fields: Any) -> Provider:
 def model(name: str, *targets: dict[str, Any], **fields: Any) -> Model:
     full = [{"model": "there", **target} for target in targets]
     return Model.model_validate(
-        {**_HEAD, "kind": "Model", "metadata": {"name": name}, "versions": [{"name": "v1", "targets": full}], **fields}
+        {
+            **_HEAD,
+            "kind": "Model",
+            "metadata": {"name": name},
+            "versions": [{"name": "v1", "targets": full}],
+            **fields,
+        }
     )
 
 

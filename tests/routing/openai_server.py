@@ -90,7 +90,9 @@ class OpenAIServer:
         body = self.metrics if path == "/metrics" else "{}"
         _send(writer, 200 if self.healthy else 503, body.encode())
 
-    async def _answer(self, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _answer(
+        self, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         what = self.script.popleft() if self.script else self.usual
         if what == "close":
             return False
@@ -126,7 +128,12 @@ class OpenAIServer:
                 writer.write(_chunk(b'data: {"n":%d}\n\n' % number))
             writer.write(_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
         else:
-            _send(writer, 200, json.dumps({"served_by": self.name, "model": body["model"]}).encode(), b"x-secret: no\r\n")
+            _send(
+                writer,
+                200,
+                json.dumps({"served_by": self.name, "model": body["model"]}).encode(),
+                b"x-secret: no\r\n",
+            )
         return True
 
 
@@ -136,5 +143,6 @@ def _chunk(data: bytes) -> bytes:
 
 def _send(writer: asyncio.StreamWriter, status: int, body: bytes, extra: bytes = b"") -> None:
     writer.write(
-        b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n%b" % (status, extra, len(body), body)
+        b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n%b"
+        % (status, extra, len(body), body)
     )
