@@ -13,6 +13,8 @@ from airi.keys.log import KeyLog, refresh
 from airi.keys.record import KeyRecord
 
 MAX_AGE_S = 1.0
+MIN_INTERVAL_S = 0.02
+"""Between two readings, however many unknown keys are tried; those who wait share one reading."""
 _log = logging.getLogger(__name__)
 
 
@@ -31,30 +33,37 @@ class LiveKeys:
 
     async def get(self, key_id: str) -> KeyRecord | None:
         """Return a key's record by id, whatever its state."""
-        key_map = await self._fresh(MAX_AGE_S)
+        key_map = await self._read_since(time.monotonic() - MAX_AGE_S)
         return None if key_map is None else key_map.get(key_id)
 
     async def authenticate(self, token: str) -> KeyRecord:
-        """As :meth:`KeyMap.authenticate`; :class:`UnavailableError` when the key is unknown and cannot be looked up."""
-        key_map = await self._fresh(MAX_AGE_S)
-        try:
-            if key_map is not None:
-                return key_map.authenticate(token)
-        except UnknownKeyError:
-            if not self._failed:
-                raise
+        """As :meth:`KeyMap.authenticate`, after one reading of the log for a key that is not known yet.
+
+        :class:`UnavailableError` when the key is unknown and cannot be looked up.
+        """
+        now = time.monotonic()
+        for since in (now - MAX_AGE_S, now):
+            key_map = await self._read_since(since)
+            try:
+                if key_map is not None:
+                    return key_map.authenticate(token)
+            except UnknownKeyError:
+                if since == now and not self._failed:
+                    raise
         raise UnavailableError("the key cannot be checked while the database is away", retry_after_ms=1_000)
 
     async def now(self) -> None:
         """Read the log at once: after a change made in this process."""
-        await self._fresh(0.0)
+        await self._read_since(time.monotonic())
 
-    async def _fresh(self, max_age_s: float) -> KeyMap | None:
-        if time.monotonic() - self._read_at < max_age_s:
+    async def _read_since(self, since: float) -> KeyMap | None:
+        """Return the map as of a reading that began at ``since`` or later (of :func:`time.monotonic`)."""
+        if self._read_at >= since:
             return self._map
-        async with self._lock:  # callers that waited for another's reading need none of their own
-            if time.monotonic() - self._read_at < max_age_s:
+        async with self._lock:
+            if self._read_at >= since:  # another caller's reading, begun after this one asked
                 return self._map
+            await asyncio.sleep(self._read_at + MIN_INTERVAL_S - time.monotonic())
             started = time.monotonic()
             try:
                 await asyncio.to_thread(self._read)
