@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 READY_FD = "AIRI_READY_FD"
@@ -14,9 +15,8 @@ def notify_ready() -> None:
     if not number.isdigit():
         return
     descriptor = int(number)
-    try:
+    # A supervisor that is gone or has given up on us is no reason to die here.
+    with contextlib.suppress(OSError):
         os.write(descriptor, b"READY\n")
+    with contextlib.suppress(OSError):
         os.close(descriptor)
-    except OSError:
-        # The supervisor is gone or has given up on us; it is not this process's place to die of that.
-        return
