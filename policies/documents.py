@@ -58,6 +58,11 @@ class CompiledPolicy:
         return frozenset(map(fold, self.words))
 
     @cached_property
+    def known(self) -> tuple[str, ...]:
+        """The classes that its detectors report."""
+        return tuple(sorted(self.thresholds))
+
+    @cached_property
     def always(self) -> bool:
         """Whether the condition is the constant ``true``."""
         return self.program.constant and self.resource.when.strip() == "true"

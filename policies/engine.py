@@ -151,14 +151,14 @@ class Stage:
     def _observe(self, matches: list[Candidate], chars: int) -> tuple[dict[str, Observed], dict[str, int]]:
         """Return what each policy with detectors saw, and the counts of all classes."""
         if not matches:
-            nothing = Observed({}, 0.0, chars)
-            return {policy.name: nothing for policy in self.policies if policy.thresholds}, {}
+            return {p.name: Observed({}, 0.0, chars, p.known) for p in self.policies if p.thresholds}, {}
         observed = {}
         for policy in self.policies:
             if policy.thresholds:
                 own = [match for match in matches if policy.wants(match)]
                 best = max((match.score for match in own), default=0.0)
-                observed[policy.name] = Observed(Counter(match.name for match in own), best, chars)
+                counts = Counter(match.name for match in own)
+                observed[policy.name] = Observed(counts, best, chars, policy.known)
         return observed, dict(Counter(match.name for match in matches))
 
 

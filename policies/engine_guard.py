@@ -122,7 +122,9 @@ class ResponseGuard:
         if answer is None:
             if len(self._answers) >= _CACHED:
                 self._answers.clear()
-            answer = self._answers[key] = self._holds(policy, Observed({match.name: 1}, match.score, 0))
+            answer = self._answers[key] = self._holds(
+                policy, Observed({match.name: 1}, match.score, 0, policy.known)
+            )
         if answer and policy.enforced and self.decision.effect == "allow":
             self._decide(policy, "redact", policy.resource.reason)
         return answer and policy.enforced
@@ -130,7 +132,7 @@ class ResponseGuard:
     def _ask_all(self) -> None:
         for policy in self._judging:
             counts, best = self._own.get(policy.name, (Counter(), 0.0))
-            if not self._holds(policy, Observed(counts, best, self._chars)):
+            if not self._holds(policy, Observed(counts, best, self._chars, policy.known)):
                 continue
             if policy.effect == "deny" and policy.enforced:
                 self._deny(policy, policy.resource.reason)

@@ -94,7 +94,7 @@ def _verdict(
     counts: dict[str, int] = {}
     for match in own:
         counts[match.name] = counts.get(match.name, 0) + 1
-    observed = Observed(counts, max((match.score for match in own), default=0.0), chars)
+    observed = Observed(counts, max((match.score for match in own), default=0.0), chars, policy.known)
     situation = Situation(stage, route, facts, observed)
     verdict = Conditions([policy]).ask(situation, {policy.name: observed})[0]
     reader = Reader(policy.program.references)

@@ -13,11 +13,15 @@ _BYTES_A_TOKEN = 4
 
 
 class Observed(NamedTuple):
-    """What was seen of a call's texts: matches by class, the best score among them, characters in all."""
+    """What was seen of a call's texts: matches by class, the best score among them, characters in all.
+
+    ``known`` are the classes that were looked for: ``data.counts`` has a number for each, 0 too.
+    """
 
     counts: Mapping[str, int]
     max_score: float
     chars: int
+    known: tuple[str, ...] = ()
 
 
 NOTHING = Observed({}, 0.0, 0)
@@ -30,6 +34,10 @@ class Situation(NamedTuple):
     route: str
     facts: CallFacts
     observed: Observed
+
+
+def _all_counts(observed: Observed) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted({**dict.fromkeys(observed.known, 0), **observed.counts}.items()))
 
 
 _Getter = Callable[[Situation], Any]
@@ -51,7 +59,7 @@ _VARIABLES: dict[str, tuple[str, _Getter]] = {
     "call.tags": ("list(string)", lambda s: tuple(s.facts.tags)),
     "call.tools": ("list(string)", lambda s: tuple(s.facts.tools)),
     "data.classes": ("list(string)", lambda s: tuple(sorted(s.observed.counts))),
-    "data.counts": ("map(string,int)", lambda s: tuple(sorted(s.observed.counts.items()))),
+    "data.counts": ("map(string,int)", lambda s: _all_counts(s.observed)),
     "data.max_score": ("double", lambda s: s.observed.max_score),
     "text.chars": ("int", lambda s: s.observed.chars),
     "text.tokens": ("int", lambda s: -(-s.observed.chars // _BYTES_A_TOKEN)),

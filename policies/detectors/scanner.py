@@ -5,7 +5,7 @@ The meaning, the same for a whole text and for a stream of it:
 - Every recogniser reports *candidates* from the raw text alone. Whether, where and how far a candidate begins depends
   only on ``LOOK_BACK`` characters before and ``LOOK_AHEAD`` after its start (an *open* candidate, a key or a private key
   block, goes on as long as its run of characters does).
-- Of overlapping candidates the leftmost counts, then the longest, then the first by name. The rest are dropped.
+- Of overlapping candidates the leftmost counts, then the longest, then the surest. The rest are dropped.
 """
 
 from __future__ import annotations

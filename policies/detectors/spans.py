@@ -60,6 +60,6 @@ class Candidate(NamedTuple):
     word: str = ""
 
 
-def order(candidate: Candidate) -> tuple[int, int, str]:
-    """Return the key by which matches compete: the leftmost first, then the longest, then by name."""
-    return candidate.start, -candidate.end, candidate.name
+def order(candidate: Candidate) -> tuple[int, int, float, str]:
+    """Return the key by which matches compete: the leftmost first, then the longest, the surest, then by name."""
+    return candidate.start, -candidate.end, -candidate.score, candidate.name
