@@ -15,6 +15,9 @@ from routing.registry import RoutingTable
 from routing.replica import Replica
 from routing.specs import Endpoint, PlaceSpec
 
+_GRACE_S = 15.0
+"""A removed place stays reachable at least so long for calls that were resolved before, and until they are over."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
@@ -63,6 +66,7 @@ class Fleet:
         self._probe = probe
         self.places: dict[str, Place] = {}
         self._leaving: dict[str, Place] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
         self._probers: dict[Replica, Prober] = {}
 
     def find(self, key: str) -> Place | None:
@@ -85,6 +89,9 @@ class Fleet:
 
     async def close(self) -> None:
         """Stop probing and retire every place."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
         for prober in self._probers.values():
             prober.stop()
         self._probers.clear()
@@ -100,12 +107,22 @@ class Fleet:
         return [_status(key, place, self._now()) for key, place in sorted(self.places.items())]
 
     def _leave(self, key: str) -> None:
-        """Take a place out of service; calls of older snapshots may still reach it until the next change."""
-        for gone in [
-            name for name, place in self._leaving.items() if not place.in_flight and not place.queue.waiting
-        ]:
-            self._leaving.pop(gone).close()
+        """Take a place out of service; calls of the snapshot before may still reach it for a while."""
+        earlier = self._leaving.pop(key, None)
+        if earlier is not None:
+            earlier.close()
         self._leaving[key] = self.places.pop(key)
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(_GRACE_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """Close the places that left and have nothing to do any more."""
+        self._sweeper = None
+        for key, place in list(self._leaving.items()):
+            if not place.in_flight and not place.queue.waiting:
+                self._leaving.pop(key).close()
+        if self._leaving:
+            self._sweeper = asyncio.get_running_loop().call_later(_GRACE_S, self._sweep)
 
     def _reconcile_probers(self) -> None:
         """Watch exactly the replicas of pools that serve."""

@@ -8,7 +8,14 @@ from typing import Any
 
 import msgspec
 
-from airi.http.errors import ConnectFailed, HttpClientError, PoolTimeout, TooManyWaiters, TotalTimeout
+from airi.http.errors import (
+    ConnectFailed,
+    HttpClientError,
+    PoolTimeout,
+    ResponseTooLarge,
+    TooManyWaiters,
+    TotalTimeout,
+)
 from airi.secrets import Secret
 from routing.call import Header
 from routing.errors import UpstreamError, UpstreamTimeoutError
@@ -57,9 +64,13 @@ def of_error(error: HttpClientError, alias: str) -> Failure:
     kind = UpstreamTimeoutError if error.status == 504 else UpstreamError
     words = "took too long" if error.status == 504 else "could not be reached or broke off"
     told = kind(f"The upstream of '{alias}' {words}.", code=error.code, reached=error.reached_upstream)
-    final = isinstance(error, TotalTimeout)
+    # An answer that was too long once is too long again, and no fault of the place.
+    large = isinstance(error, ResponseTooLarge)
+    final = large or isinstance(error, TotalTimeout)
     unreachable = isinstance(error, ConnectFailed)
-    return Failure(error.code, not final, not final, error=told, unreachable=unreachable, detail=detail)
+    return Failure(
+        error.code, not final, not final, error=told, unreachable=unreachable, blame=not large, detail=detail
+    )
 
 
 def of_status(status: int, headers: list[Header], body: bytes, alias: str, secret: Secret | None) -> Failure:

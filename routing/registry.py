@@ -15,7 +15,14 @@ from airi.errors import AiriError, ConfigError
 from routing.contract import Needs, droppable, dropped_fields, refusal, unmet
 from routing.errors import UnknownModelError
 from routing.prices import PriceMap, TokenPrice, configured, dearest
-from routing.specs import PlaceSpec, SecretResolver, pool_spec, provider_spec, resolve_plain_reference
+from routing.specs import (
+    PlaceSpec,
+    SecretResolver,
+    check_reachable,
+    pool_spec,
+    provider_spec,
+    resolve_plain_reference,
+)
 
 _SUGGEST_FROM = 200
 """Names compared for "did you mean": comparing all of thousands would cost milliseconds a wrong name."""
@@ -140,11 +147,13 @@ def _places(
         name = resource.metadata.name
         key = f"{resource.kind.lower()}:{name}"
         try:
-            places[key] = (
+            spec = (
                 pool_spec(resource, resolve)
                 if isinstance(resource, Pool)
                 else provider_spec(resource, resolve)
             )
+            check_reachable(spec)
+            places[key] = spec
         except (ValueError, AiriError) as error:
             places[key] = None
             problems.append(f"{resource.kind}/{name}: {error}")

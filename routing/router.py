@@ -13,7 +13,7 @@ from routing.adapters.base import UpstreamResponse
 from routing.answer import Answer
 from routing.call import Attempt, Call
 from routing.errors import NoTargetError, QueueFullError, QueueTimeoutError, UpstreamTimeoutError
-from routing.fleet import Fleet
+from routing.fleet import Fleet, PlaceStatus
 from routing.outcome import Failure, of_error, of_status, passed_back
 from routing.plan import Plan, first_usable, ordered
 from routing.pool import Place, UpstreamFactory
@@ -49,6 +49,10 @@ class Router:
     async def close(self) -> None:
         """Stop probing and close every connection that no call uses."""
         await self.fleet.close()
+
+    def status(self) -> list[PlaceStatus]:
+        """Describe every place and replica: load, health, breaker, queue."""
+        return self.fleet.status()
 
     async def send(self, call: Call) -> Answer:
         """Route a call and return its answer: of a stream when its first block is there, else when it is whole.

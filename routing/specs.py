@@ -14,6 +14,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from airi.config.kinds import Pool, Provider, Timeouts, UpstreamTls
+from airi.http.origin import parse_origin, proxy_for
+from airi.http.tls import TlsOptions, client_context
 from airi.secrets import Secret
 
 SecretResolver = Callable[[str, str], Secret]
@@ -104,6 +106,26 @@ def parse_base_url(url: str) -> tuple[str, str, str]:
     return f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/"), parts.query
 
 
+def check_reachable(spec: PlaceSpec) -> None:
+    """Raise :class:`~airi.errors.ConfigError` for what would fail at the first connection: TLS files, a proxy's address."""
+    tls = tls_options(spec.tls)
+    for endpoint in spec.endpoints:
+        origin = parse_origin(endpoint.origin)
+        proxy_for(origin)
+        if origin.scheme == "https":
+            client_context(tls)
+
+
+def tls_options(tls: UpstreamTls) -> TlsOptions:
+    """Return the client's form of a resource's TLS options."""
+    return TlsOptions(
+        ca_file=tls.ca_file,
+        certificate_file=tls.client_certificate,
+        key_file=tls.client_key,
+        server_name=tls.server_name,
+    )
+
+
 def pool_spec(pool: Pool, resolve: SecretResolver) -> PlaceSpec:
     """Describe a pool; raise :class:`ValueError` for an address or a secret that cannot be used."""
     endpoints = []
@@ -140,6 +162,8 @@ def pool_spec(pool: Pool, resolve: SecretResolver) -> PlaceSpec:
 def provider_spec(provider: Provider, resolve: SecretResolver) -> PlaceSpec:
     """Describe a provider; raise :class:`ValueError` for an address or a secret that cannot be used."""
     origin, prefix, query = parse_base_url(provider.base_url)
+    if provider.dialect != "openai" and origin.startswith("unix:"):
+        raise ValueError("only the openai dialect is spoken over a unix socket")
     where = f"Provider|{provider.metadata.name}"
     key = resolve(provider.api_key, f"{where}|api_key") if provider.api_key else None
     extra = dict(provider.headers)

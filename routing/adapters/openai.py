@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from airi.http.client import ClientOptions, HttpPool, Response, TlsOptions
+from airi.http.client import ClientOptions, HttpPool, Response
 from routing.call import Call, Header
-from routing.specs import Endpoint, PlaceSpec
+from routing.specs import Endpoint, PlaceSpec, tls_options
 
-FORWARDED = frozenset({b"traceparent", b"tracestate", b"x-request-id", b"x-airi-run", b"x-airi-session"})
+FORWARDED = frozenset({b"traceparent", b"tracestate", b"x-request-id"})
 """Headers of a call that may go upstream. The caller's own key never does: it is not among them."""
 _USER_AGENT = b"airi"
 
@@ -18,12 +18,7 @@ def client_options(spec: PlaceSpec, *, max_connections: int | None = None) -> Cl
     return ClientOptions(
         max_connections=max_connections or spec.max_connections,
         connect_ms=spec.timeouts.connect,
-        tls=TlsOptions(
-            ca_file=spec.tls.ca_file,
-            certificate_file=spec.tls.client_certificate,
-            key_file=spec.tls.client_key,
-            server_name=spec.tls.server_name,
-        ),
+        tls=tls_options(spec.tls),
     )
 
 

@@ -9,7 +9,7 @@ from bench.replica_kill import run
 
 
 def test_the_gap_between_overloading_tenants_stays_within_the_bound() -> None:
-    for case in cases(scale=0.2):
+    for case in cases(scale=0.1):
         result = Lab(case, seed=3).run()
         assert result.both_waiting_s > 20, case
         if case.policy == "vtc":

@@ -23,6 +23,7 @@ from routing.errors import (
     UpstreamTimeoutError,
 )
 from routing.payload import Payload
+from routing.plan import ordered
 from routing.registry import RoutingTable
 from routing.router import Router
 from tests.routing.build import model, pool, provider, table
@@ -168,7 +169,7 @@ async def test_a_dead_replica_costs_callers_nothing() -> None:
         for answer in answers:
             answer.close()
         assert in_flight(router) == 0
-        assert router.fleet.status()[0].replicas[0].breaker == "open"
+        assert router.status()[0].replicas[0].breaker == "open"
 
 
 @pytest.mark.parametrize("fault", ["head_cut", "head_only"])
@@ -422,7 +423,7 @@ async def test_the_breaker_opens_and_lets_a_probe_through() -> None:
         a.usual = "ok"
         router.fleet.places["provider:o"].replicas[0].breaker.recovered(time.monotonic())
         assert (await router.send(call(built))).status == 200
-        assert router.fleet.status()[0].replicas[0].breaker == "closed"
+        assert router.status()[0].replicas[0].breaker == "closed"
 
 
 async def test_swapping_the_table_drains_and_keeps() -> None:
@@ -463,3 +464,95 @@ async def test_a_workflow_upstream_behind_a_unix_socket(tmp_path: Any) -> None:
         assert answer.status == 200
         answer.close()
         assert server.seen[0].path == "/internal/v1/chat/completions"
+
+
+async def test_a_session_stays_with_its_target_and_weights_share_the_rest() -> None:
+    async with OpenAIServer("a") as a, OpenAIServer("b") as b:
+        targets = ({"provider": "pa", "weight": 30}, {"provider": "pb", "weight": 10})
+        resources = [provider("pa", a.url + "/v1"), provider("pb", b.url + "/v1"), model("m", *targets)]
+        async with routed(*resources) as (router, built):
+            for session in ("s1", "s2", "s3"):
+                chosen = set()
+                for _ in range(5):
+                    answer = await router.send(call(built, session=session))
+                    chosen.add(answer.target)
+                    answer.close()
+                assert len(chosen) == 1
+        route = built.resolve("m")
+        firsts = [ordered(route, f"session-{number}", lambda: 0.5)[0].place for number in range(2_000)]
+        assert 0.7 < firsts.count("provider:pa") / 2_000 < 0.8
+
+
+async def test_a_shared_beginning_returns_to_the_replica_that_has_it() -> None:
+    async with (
+        OpenAIServer("a") as a,
+        OpenAIServer("b") as b,
+        routed(pool("p", a.url, b.url), model("m", {"pool": "p"})) as (router, built),
+    ):
+        prompts = {name: name * 3_000 for name in "xyz"}
+        homes: dict[str, set[str]] = {name: set() for name in prompts}
+        for _ in range(4):
+            for name, text in prompts.items():
+                answer = await router.send(call(built, prefix_text=text, input_tokens=750))
+                homes[name].add(answer.target)
+                answer.close()
+        assert all(len(seen) == 1 for seen in homes.values())
+        assert len(set.union(*homes.values())) == 2
+        answer = await router.send(call(built, prefix_text=prompts["x"], input_tokens=750))
+        assert answer.explanation["reason"] == "cached_prefix"
+        assert answer.explanation["candidates"][0]["cached_tokens"] > 500
+        answer.close()
+        other = await router.send(call(built, tenant="u", prefix_text=prompts["x"], input_tokens=750))
+        assert other.explanation["candidates"][0]["cached_tokens"] == 0, "tenants share no index"
+        other.close()
+
+
+async def test_a_cooling_target_is_passed_over() -> None:
+    async with OpenAIServer("a") as a, OpenAIServer("b") as b:
+        targets = ({"provider": "pa"}, {"provider": "pb", "weight": 0})
+        resources = [provider("pa", a.url + "/v1"), provider("pb", b.url + "/v1"), model("m", *targets)]
+        async with routed(*resources) as (router, built):
+            a.usual = "429long"
+            (await router.send(call(built))).close()
+            answer = await router.send(call(built))
+            answer.close()
+            assert (answer.target, len(answer.attempts), len(a.seen)) == ("pb", 1, 1)
+            assert answer.explanation["passed_over"] == [{"target": "provider:pa", "reason": "cooling"}]
+
+
+async def test_a_waiting_call_goes_on_when_a_breaker_lets_a_probe_through() -> None:
+    async with (
+        OpenAIServer() as a,
+        routed(
+            pool("p", a.url, concurrency_per_replica=1),
+            model("m", {"pool": "p"}, retries={"max_attempts": 1}),
+        ) as (router, built),
+    ):
+        place = router.fleet.places["pool:p"]
+        a.script.append("held")
+        running = asyncio.create_task(router.send(call(built)))
+        await until(lambda: a.active == 1)
+        waiting = asyncio.create_task(router.send(call(built)))
+        await until(lambda: place.queue.waiting == 1)
+        for _ in range(5):
+            place.failed(place.replicas[0], unreachable=False)
+        assert place.replicas[0].breaker.state(time.monotonic()) == "open"
+        a.release.set()
+        (await running).close()
+        answer = await asyncio.wait_for(waiting, 10)
+        assert answer.status == 200
+        answer.close()
+
+
+async def test_a_refused_body_and_an_endless_one_are_bounded() -> None:
+    async with (
+        OpenAIServer() as a,
+        routed(pool("p", a.url), model("m", {"pool": "p"}, retries={"max_attempts": 1}), body_limit=10) as (
+            router,
+            built,
+        ),
+    ):
+        with pytest.raises(UpstreamError) as caught:
+            await router.send(call(built))
+        assert caught.value.code == "upstream_response_too_large"
+        assert in_flight(router) == 0
