@@ -13,6 +13,8 @@ from airi.http.client_connection import ClientConnection, Stale
 from airi.http.connecting import Connector
 from airi.http.errors import PoolClosed, PoolTimeout, TooManyWaiters
 from airi.http.headers import HOP_BY_HOP, Headers, join_headers
+from airi.http.known_answer import KnownAnswer
+from airi.http.memo import Pacer
 from airi.http.origin import parse_origin, proxy_for
 from airi.http.response import Response
 from airi.http.sweeper import Sweeper
@@ -65,6 +67,8 @@ class HttpPool:
         self._idle: deque[ClientConnection] = deque()
         self._waiters: deque[tuple[float, asyncio.Future[ClientConnection | None]]] = deque()
         self._prefixes: dict[tuple[bytes, bytes], bytes] = {}
+        self.known: KnownAnswer | None = None
+        self.pacer = Pacer()
         self._closed = False
         self._ticking = False
         self._sweeper = Sweeper(self.loop, self._sweep)

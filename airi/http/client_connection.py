@@ -17,6 +17,7 @@ from airi.http.errors import (
     TotalTimeout,
     Truncated,
 )
+from airi.http.known_answer import KnownAnswer
 from airi.http.response import Response
 
 if TYPE_CHECKING:
@@ -102,8 +103,6 @@ class ClientConnection(asyncio.Protocol):
         self._reused = self.served > 0
         self.served += 1
         self._seen = False
-        self._informational = 0
-        self._head_size = 0
         self._total_deadline = total
         self._idle_seconds = idle
         self.deadline = first_byte if first_byte < total else total
@@ -163,8 +162,12 @@ class ClientConnection(asyncio.Protocol):
         """Parse what came; it can only be an answer that is waited for."""
         if self.closed:
             return
-        if self.response is None:
+        response = self.response
+        if response is None:
             self._close()
+            return
+        whole = not self._seen and not self._headless
+        if whole and self._pool.known is not None and self._repeat(self._pool.known, response, data):
             return
         self._seen = True
         if self._in_head:
@@ -181,6 +184,8 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._message_ended:
             self._message_ended = False
+            if whole and self._keep_alive:
+                self._remember(response, data)
             self._pool.release(self)
         elif self._in_head and not self._checked:
             self._fail(self._too_large())
@@ -206,6 +211,35 @@ class ClientConnection(asyncio.Protocol):
                 self._fail(ConnectionLost(f"{origin} closed the connection without an answer."))
         else:
             self._close()
+
+    def _repeat(self, known: KnownAnswer, response: Response, data: bytes) -> bool:
+        """Take ``data`` without the parser when it is a whole answer with a head that is known."""
+        start = known.memo.body_start(data)
+        if not start:
+            return False
+        body = data[start:]
+        headers = known.headers.copy()
+        headers[known.position] = (b"content-length", b"%d" % len(body))
+        known.useful = True
+        response.status = known.status
+        response.headers = headers
+        if body:
+            response.feed(body)
+        response.end(None)
+        waiter = self._waiter
+        self.response = self._waiter = None
+        self.deadline = math.inf
+        self._keep_alive = True
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        self._pool.release(self)
+        return True
+
+    def _remember(self, response: Response, data: bytes) -> None:
+        """Keep the head of a kept-alive answer that was all of ``data``, unless heads here never repeat."""
+        pool = self._pool
+        if pool.pacer.missed(pool.known is not None and pool.known.useful):
+            pool.known = KnownAnswer.of(response, data)
 
     # --- parser's callbacks -----------------------------------------------------------------------------------
 
@@ -275,6 +309,7 @@ class ClientConnection(asyncio.Protocol):
         self.response = None
         self._message_ended = True
         self._in_head = True
+        self._head_size = self._informational = 0
         self.deadline = math.inf
         if self.paused:
             self.paused = False

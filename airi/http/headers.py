@@ -36,10 +36,13 @@ def join_headers(headers: Headers | bytes, owned: frozenset[bytes]) -> bytes:
     """
     if isinstance(headers, bytes):
         return headers
-    lines = [b"%b: %b\r\n" % pair for pair in headers if pair[0] not in owned]
-    block = b"".join(lines)
-    count = len(lines)
-    if block.count(b"\n") != count or block.count(b"\r") != count or b"\0" in block:
+    parts: list[bytes] = []
+    for name, value in headers:
+        if name not in owned:
+            parts += (name, b": ", value, b"\r\n")
+    block = b"".join(parts)
+    # Each line must end where it was ended here: bytes.splitlines breaks at CR, LF and CRLF alike.
+    if len(block.splitlines()) * 4 != len(parts) or 0 in block:
         raise ValueError("a header holds a line break or a NUL")
     return block
 

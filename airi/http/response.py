@@ -38,6 +38,11 @@ class Response:
         """Whether the last byte has arrived (it may still have to be read)."""
         return self._complete
 
+    @property
+    def buffered(self) -> int:
+        """Bytes that have come and were not read."""
+        return self._size
+
     async def read(self, limit: int) -> bytes:
         """Return the rest of the body. Raises :class:`ResponseTooLarge` past ``limit`` bytes and closes."""
         blocks: list[bytes] = []

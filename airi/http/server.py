@@ -104,7 +104,8 @@ class Server:
 
     def run(self, request: Request) -> asyncio.Task[None]:
         """Start the handler of ``request``."""
-        task = self.loop.create_task(self._answer(request))
+        # A name given spares making one up for each of many short tasks.
+        task = asyncio.Task(self._answer(request), loop=self.loop, name="airi-request")
         self._tasks.add(task)
         return task
 

@@ -99,8 +99,8 @@ async def tls_server(issued: Issued, client_ca: str | None = None) -> AsyncItera
         await server.close()
 
 
-async def ask(origin: str, tls: TlsOptions, body: bytes = b"x") -> bytes:
-    pool = HttpPool(origin, options=ClientOptions(tls=tls))
+async def ask(origin: str, tls: TlsOptions, body: bytes = b"x", connect_ms: int = 5000) -> bytes:
+    pool = HttpPool(origin, options=ClientOptions(tls=tls, connect_ms=connect_ms))
     try:
         response = await pool.send(b"POST", b"/", [], body, first_byte_ms=5000, idle_ms=5000)
         return await response.read(1 << 24)
@@ -142,7 +142,7 @@ async def test_client_certificates(authority: Authority) -> None:
 async def test_speaking_tls_to_a_plain_port_fails_clearly() -> None:
     async with upstream(fixed(b"HTTP/1.1 400 Bad\r\n\r\n", close=True)) as up:
         with pytest.raises(ConnectFailed):
-            await ask(f"https://127.0.0.1:{up.port}", TlsOptions())
+            await ask(f"https://127.0.0.1:{up.port}", TlsOptions(), connect_ms=500)
 
 
 def test_wrong_files_are_named(tmp_path: Path, authority: Authority) -> None:
