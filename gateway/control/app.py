@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from agents.service import RunService
 from fastapi import FastAPI
 
 from airi.config.validation import Validators
 from airi.database import migrate, open_engine
 from airi.settings import Settings
 from airi.storage import CONTENT_ROOMS, prepare
-from gateway.control import admin, http_errors, policy, runs, traces, ui, workflow_model
+from gateway.control import admin, http_errors, policy, traces
+from gateway.control.ui import routes as ui
 from gateway.control.background import Background, Chore, chores
 from gateway.control.files import ConfigFiles
 from gateway.control.services import Services, build
@@ -46,7 +46,7 @@ def open_services(settings: Settings) -> Services:
     migrate(runs_engine, "agents", agents.migrations.MIGRATIONS)
     return build(
         settings, engine, validators=validators(),
-        run_service=RunService.open(settings, runs_engine, engine), record_store=RecordStore(settings.records),
+        record_store=RecordStore(settings.records),
     )  # fmt: skip
 
 
@@ -60,14 +60,12 @@ def create(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         background.start()
-        services.run_service.start()
         yield
-        await asyncio.to_thread(services.run_service.close)
         await asyncio.to_thread(background.stop)
 
     app = FastAPI(title="AIRI", version=VERSION, lifespan=lifespan, docs_url="/docs", redoc_url=None)
     http_errors.install(app)
-    for part in (admin, traces, policy, runs, workflow_model, ui):
+    for part in (admin, traces, policy, ui):
         app.include_router(part.router(services))
 
     @app.get("/healthz", include_in_schema=False)
