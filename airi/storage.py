@@ -13,7 +13,9 @@ from sqlalchemy import Engine
 from airi import audit, content, vault
 from airi.config import migrations as config_migrations
 from airi.database import Migration, migrate
+from airi.keyring import KeyRing
 from airi.keys import migrations as key_migrations
+from airi.vault import Vault
 
 Rooms = Sequence[tuple[str, Sequence[Migration]]]
 CONTENT_ROOMS: Rooms = (("vault", vault.MIGRATIONS), ("content", content.MIGRATIONS))
@@ -28,3 +30,11 @@ ROOMS: Rooms = (
 def prepare(engine: Engine, rooms: Rooms = ROOMS) -> int:
     """Apply every migration that the database lacks; return how many were applied."""
     return sum(migrate(engine, room, migrations) for room, migrations in rooms)
+
+
+def reseal(ring: KeyRing, *engines: Engine) -> int:
+    """Seal what the databases hold with the ring's first key; return how many values changed.
+
+    Call it when the control plane starts: after a rotation the old key may then leave ``AIRI_SECRET_KEY``.
+    """
+    return sum(Vault(engine, ring).reseal() for engine in engines)

@@ -55,9 +55,12 @@ class UpstreamTls(Strict):
     """TLS towards an upstream. Verification cannot be switched off; give the private authority instead."""
 
     ca_file: str | None = None
+    """PEM file of the authority that signed the upstream's certificate."""
     client_certificate: str | None = None
+    """PEM file; shown to upstreams that ask for one, with ``client_key``."""
     client_key: str | None = None
     server_name: str | None = None
+    """Name that the certificate must carry, when it is not the address's."""
 
 
 Dialect = Annotated[str, Field(pattern=r"^(openai|anthropic|litellm:[a-z0-9_]+)$")]
@@ -69,17 +72,23 @@ class Provider(Resource):
 
     kind: Literal["Provider"] = "Provider"
     dialect: Dialect = "openai"
+    """``openai`` is forwarded as bytes; the others are translated."""
     base_url: str
     """Up to and without the route: ``https://api.openai.com/v1``."""
     api_key: SecretReference | None = None
+    """Sent as the dialect wants it."""
     headers: dict[str, str] = {}
     secret_headers: dict[str, SecretReference] = {}
     timeouts: Timeouts = Timeouts()
     tls: UpstreamTls = UpstreamTls()
     max_connections: int = Field(512, ge=1, le=10_000)
+    """Open connections of one gateway process."""
     max_concurrent: int = Field(1_000, ge=1)
+    """Calls under way from one gateway process."""
     region: str = ""
+    """Where the data is processed, for policies (``model.region``)."""
     simulated: bool = False
+    """Says in every record and answer that no real model answered."""
 
 
 class Replica(Strict):
@@ -107,13 +116,18 @@ class Pool(Resource):
     timeouts: Timeouts = Timeouts()
     tls: UpstreamTls = UpstreamTls()
     scrape_interval: Milliseconds = 500
+    """How often health and load are read."""
     tokens_per_replica: int = Field(100_000, ge=1)
     """In-flight tokens (prompt and predicted output) a replica takes before calls wait in the fair queue."""
     concurrency_per_replica: int = Field(256, ge=1)
+    """Calls under way that a replica takes at once."""
     max_connections: int = Field(512, ge=1, le=10_000)
+    """Open connections of one gateway process to a replica."""
     queue: QueueLimits = QueueLimits()
     region: str = ""
+    """Where the data is processed, for policies (``model.region``)."""
     simulated: bool = False
+    """Says in every record and answer that no real model answered."""
 
 
 class Price(Strict):
@@ -131,6 +145,7 @@ class Target(Strict):
     provider: Name | None = None
     model: str
     weight: int = Field(100, ge=0)
+    """Share of calls relative to the version's other targets; 0 takes none."""
     price: Price | None = None
 
     @model_validator(mode="after")
@@ -144,7 +159,9 @@ class ModelContract(Strict):
     """What callers may rely on; a fallback is taken only within it. ``None``: not known, not refused."""
 
     context_window: int | None = Field(None, ge=1)
+    """Tokens of prompt and answer together."""
     max_output_tokens: int = Field(4_096, ge=1)
+    """The most that one answer may have."""
     tools: bool = True
     json_schema: bool = True
     vision: bool = False
@@ -337,7 +354,7 @@ class Tool(Resource):
 
 
 class Workflow(Resource):
-    """A durable workflow. Its body is checked by ``agents.definition``."""
+    """A durable workflow of several models and tools."""
 
     model_config = ConfigDict(extra="allow", frozen=True, populate_by_name=True)
     kind: Literal["Workflow"] = "Workflow"
