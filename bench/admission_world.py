@@ -9,6 +9,7 @@ socket (:class:`Wire`) and its clock are the world's. A command is *delivered* (
 from __future__ import annotations
 
 import asyncio
+import selectors
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -166,6 +167,18 @@ class Process:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _NothingToRead(selectors.SelectSelector):
+    """A selector for a loop without sockets: it never asks the kernel."""
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        return []
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Return a loop on which only tasks and futures run."""
+    return asyncio.SelectorEventLoop(_NothingToRead())
 
 
 async def settle_down() -> None:

@@ -47,14 +47,15 @@ class Reaper:
         """Open reservations that hold no money: not worth a row."""
 
     def run_once(self) -> ReapReport:
-        """Reap, then write down processes and open reservations. Does nothing while money is being rebuilt."""
+        """Write down processes and open reservations, then reap. Does nothing while money is being rebuilt."""
         epoch = server_id(self._redis)
         if self._redis.get(EPOCH) != epoch.encode():
             return ReapReport([], 0, money_ready=False)
         tenants = sorted(name.decode() for name in _members(self._redis))
-        reaped = self._reap(tenants, epoch)
         self._note_processes()
-        return ReapReport(reaped, self._checkpoint(tenants, epoch), money_ready=True)
+        # First write down, then reap: the entry of a reaped call may be lost with Redis before SQL has it.
+        held = self._checkpoint(tenants, epoch)
+        return ReapReport(self._reap(tenants, epoch), held, money_ready=True)
 
     def _reap(self, tenants: list[str], epoch: str) -> list[tuple[str, str, int]]:
         reaped: list[tuple[str, str, int]] = []

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from airi.clock import unix_ms
-from policies.admission.wire import Entry
+from policies.admission.wire import Entry, SettlementWire
 from policies.schema import COUNTERS, LEDGER
 
 _CHUNK = 400
@@ -23,12 +23,17 @@ def chunks(items: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def post(connection: Connection, entries: Iterable[Entry]) -> int:
-    """Add the entries that the ledger does not have; return how many were new.
+    """Add the entries that the ledger does not have (and what a late one corrects); return how many were new.
 
     Two consumers at once are safe: the second one's transaction fails on the primary key (or waits, on SQLite, and
     finds the rows), and it tries again.
     """
-    fresh = {entry.entry_id: entry for entry in entries}
+    fresh: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.cause == "late":
+            reaped = _reaped(entry)
+            fresh.setdefault(reaped.entry_id, reaped)
+        fresh[entry.entry_id] = entry
     for ids in chunks(list(fresh)):
         for known in connection.scalars(select(LEDGER.c.entry_id).where(LEDGER.c.entry_id.in_(ids))):
             del fresh[known]
@@ -43,6 +48,18 @@ def post(connection: Connection, entries: Iterable[Entry]) -> int:
     if sums:
         _add(connection, sums)
     return len(fresh)
+
+
+def _reaped(late: Entry) -> Entry:
+    """The entry that a late one corrects: usually in SQL already, but it may be lost while the late one is not."""
+    return msgspec.structs.replace(
+        late,
+        entry_id=f"{late.request.reservation_id}/reaped",
+        cause="reaped",
+        usd_micros=late.hold_usd_micros,
+        excess_usd_micros=0,
+        settlement=SettlementWire(),
+    )
 
 
 def _add(connection: Connection, sums: dict[tuple[str, str], int]) -> None:
