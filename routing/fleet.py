@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from routing.adapters.base import Upstream
-from routing.adapters.litellm import LitellmUpstream
 from routing.adapters.openai import OpenAIUpstream
 from routing.pool import Place, UpstreamFactory
 from routing.prober import Prober
@@ -54,6 +53,9 @@ def connect_by_dialect(spec: PlaceSpec, endpoint: Endpoint) -> Upstream:
     """Return the adapter for an address. ``openai`` goes as bytes, everything else through litellm."""
     if spec.dialect == "openai":
         return OpenAIUpstream(spec, endpoint)
+    # Brings httpx along; most gateways translate nothing and start faster and smaller without.
+    from routing.adapters.litellm import LitellmUpstream
+
     return LitellmUpstream(spec, endpoint)
 
 
