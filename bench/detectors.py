@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from policies.detectors import Scanner
 from policies.detectors.spans import CARD, EMAIL, IBAN, PHONE, PII, SECRETS
 
@@ -52,7 +54,17 @@ def _score(document: dict, scanner: Scanner, counts: dict[str, list[int]], show:
             hit = any(match.start < end and start < match.end for match in matches)
             tally[0 if hit else 1] += 1
             if show and not hit:
-                print("missed", name, repr(text[max(0, start - 40) : start] + "<<" + text[start:end] + ">>" + text[end : end + 12]))
+                print(
+                    "missed",
+                    name,
+                    repr(
+                        text[max(0, start - 40) : start]
+                        + "<<"
+                        + text[start:end]
+                        + ">>"
+                        + text[end : end + 12]
+                    ),
+                )
         for match in matches:
             if not any(match.start < end and start < match.end for start, end in wanted):
                 tally[2] += 1

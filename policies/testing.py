@@ -18,6 +18,8 @@ from policies.engine import PolicyEngine, PolicySet
 from policies.engine_types import CallFacts, PolicyDecision
 from policies.errors import PolicyDeniedError, PolicyInputError
 
+_CALL = ("stream", "n", "max_tokens", "tags", "tools")
+
 
 class PolicyTestResult(msgspec.Struct, frozen=True, kw_only=True):
     """How one test ended. ``differences`` says for each expected key what was found instead; empty when it passed."""
@@ -44,23 +46,21 @@ def facts_of(given: dict[str, Any], resource: Policy | None = None) -> CallFacts
     """Return the facts that a test's input names; what it leaves out fits the policy's scope."""
     scope = resource.scope if resource is not None else None
     model, call = _mapping(given, "model"), _mapping(given, "call")
+    said = {
+        "tenant": given.get("tenant"), "team": given.get("team"), "key_id": given.get("key"), "user": given.get("user"),
+        "role": given.get("role"), "model": model.get("alias"), "region": model.get("region"),
+        "simulated": model.get("simulated"), **{name: call.get(name) for name in _CALL},
+    }  # fmt: skip
+    assumed = {
+        "tenant": _example(scope.tenants if scope else [], "test"),
+        "team": _example(scope.teams if scope else [], ""),
+        "key_id": _example(scope.keys if scope else [], ""),
+        "role": "developer",
+        "model": _example(scope.models if scope else [], "test"),
+    }
     try:
         return msgspec.convert(
-            {
-                "tenant": given.get("tenant", _example(scope.tenants if scope else [], "test")),
-                "team": given.get("team", _example(scope.teams if scope else [], "")),
-                "key_id": given.get("key", _example(scope.keys if scope else [], "")),
-                "user": given.get("user", ""),
-                "role": given.get("role", "developer"),
-                "model": model.get("alias", _example(scope.models if scope else [], "test")),
-                "region": model.get("region", ""),
-                "simulated": model.get("simulated", False),
-                "stream": call.get("stream", False),
-                "n": call.get("n", 1),
-                "max_tokens": call.get("max_tokens", 0),
-                "tags": call.get("tags", []),
-                "tools": call.get("tools", []),
-            },
+            {**assumed, **{name: value for name, value in said.items() if value is not None}},
             CallFacts,
         )
     except msgspec.ValidationError as error:

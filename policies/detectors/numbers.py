@@ -19,6 +19,7 @@ _GROUPS = re.compile("[0-9]+")
 _WINDOW_BEFORE, _WINDOW_AFTER = 72, 72
 _MAX_GROUPS = 9
 _CONTEXT = 48
+_JOINS = frozenset(" .-/,:")
 _CARD_WORDS = frozenset(
     [
         "card",
@@ -60,12 +61,14 @@ def find(text: str, ends: Sequence[int], base: int, cards: bool, phones: bool) -
     """Yield the numbers from ``base`` on near ``ends``, ascending positions where a group closes seven digits or more."""
     for start, end in _windows(ends, base, len(text)):
         groups = Groups(text, [match.span() for match in _GROUPS.finditer(text, start, end)])
-        for index, (begin, _) in enumerate(groups.spans):
-            if begin and text[begin - 1].isdigit():
+        for index, (begin, stop) in enumerate(groups.spans):
+            before, gap = text[begin - 2 : begin - 1] if begin > 1 else "", text[begin - 1 : begin]
+            if gap in DIGITS:
                 continue  # the window cut a long group
-            if cards and (card := _card(groups, index)):
+            if cards and (stop - begin == 4 or stop - begin >= 12) and (card := _card(groups, index)):
                 yield card
-            if phones and (phone := _phone(groups, index)):
+            # Most groups of a table follow another one; those cannot begin a telephone number.
+            if phones and not (before in DIGITS and gap in _JOINS) and (phone := _phone(groups, index)):
                 yield phone
 
 
@@ -285,8 +288,6 @@ def _written(groups: Groups, index: int, most: int) -> tuple[int, list[int], lis
 
 def _continues(text: str, start: int) -> bool:
     """Tell whether a national number at ``start`` would begin in the middle of another written number or amount."""
-    if start > 1 and text[start - 2] in DIGITS and text[start - 1] in " .-/,:":
-        return True
     before = _plain(text[max(0, start - 3) : start])
     if before[-1:] in ("$", "€", "£", "#", "=", "+", "*"):
         return True
