@@ -15,7 +15,6 @@ from typing import Annotated, Any
 
 import msgspec
 
-
 Count = Annotated[int, msgspec.Meta(ge=-(1 << 48), le=1 << 48)]
 """A number that a day's sum of cannot leave SQLite's 64 bits; the writer refuses a record beyond it."""
 UnixNs = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -116,7 +116,7 @@ def add_rollups(db: sqlite3.Connection, asked: Question, sums: Sums) -> None:
     condition, bound = _scope(asked.tenant, asked.since_ns, asked.until_ns, asked.model)
     group = "''" if asked.by == "total" else asked.by
     sql = f"SELECT minute * 60 / ? AS step, {group}, {_SUMS} FROM rollups WHERE {condition} GROUP BY 1, 2"  # noqa: S608
-    for step, name, *values in db.execute(sql, (asked.step_s, *bound)):
+    for step, name, *values in db.execute(sql, (asked.step_s, *bound)).fetchall():
         sums.add(step, name, tuple(values))
 
 
@@ -129,7 +129,7 @@ def add_bars_of_rollups(
         condition += " AND simulated = ?"
         bound.append(int(filters.simulated))
     sql = f"SELECT minute * 60 / ? * ?, sum(calls), sum(errors) FROM rollups WHERE {condition} GROUP BY 1"  # noqa: S608
-    _add_bars(db.execute(sql, (step_s, step_s, *bound)), sums)
+    _add_bars(db.execute(sql, (step_s, step_s, *bound)).fetchall(), sums)
 
 
 def add_bars_of_calls(
@@ -138,18 +138,18 @@ def add_bars_of_calls(
     """Add one day's counts by step, from the calls themselves."""
     condition, bound = where(tenant, filters)
     sql = f"SELECT start_ns / ? * ?, count(*), sum(status >= 400) FROM calls WHERE {condition} GROUP BY 1"  # noqa: S608
-    _add_bars(db.execute(sql, (step_s * 1_000_000_000, step_s, *bound)), sums)
+    _add_bars(db.execute(sql, (step_s * 1_000_000_000, step_s, *bound)).fetchall(), sums)
 
 
-def _add_bars(rows: Iterator[tuple[int, int, int]], sums: dict[int, list[int]]) -> None:
+def _add_bars(rows: Iterable[tuple[int, int, int]], sums: dict[int, list[int]]) -> None:
     for at, calls, errors in rows:
         row = sums.setdefault(at, [0, 0])
         row[0] += calls
         row[1] += errors
 
 
-def models_of(db: sqlite3.Connection, tenant: TenantScope, since_ns: int) -> Iterator[str]:
-    """Yield the models of one day's rollups."""
+def models_of(db: sqlite3.Connection, tenant: TenantScope, since_ns: int) -> list[str]:
+    """Return the models of one day's rollups."""
     condition, bound = _scope(tenant, since_ns, 0, "")
-    for (name,) in db.execute(f"SELECT DISTINCT model FROM rollups WHERE {condition} AND model <> ''", bound):  # noqa: S608
-        yield name
+    sql = f"SELECT DISTINCT model FROM rollups WHERE {condition} AND model <> ''"  # noqa: S608
+    return [name for (name,) in db.execute(sql, bound).fetchall()]

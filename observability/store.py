@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from observability import content, dayfile
-from observability.errors import QueryTooLargeError, UnknownTraceError
+from observability.dayread import read
+from observability.errors import UnknownTraceError
 from observability.query import (
     SUMMARY_COLUMNS,
     CallFilter,
@@ -26,7 +25,7 @@ from observability.query import (
     where,
 )
 from observability.record import CallRecord, SpanRecord
-from observability.schema import DDL, trace_key
+from observability.schema import trace_key
 from observability.series import (
     Bar,
     GroupBy,
@@ -39,10 +38,8 @@ from observability.series import (
     models_of,
 )
 
-T = TypeVar("T")
 _MOST_ROWS = 500
 _MOST_OF_A_TRACE = 5_000
-_INSTRUCTIONS_PER_LOOK = 20_000
 
 
 class CallPage(msgspec.Struct):
@@ -103,8 +100,8 @@ class RecordStore:
                 terms, bound = f"{terms} AND {more}", bound + more_values
             # ``where`` and ``after`` return constants with placeholders.
             sql = f"SELECT {SUMMARY_COLUMNS} FROM calls WHERE {terms} ORDER BY start_ns DESC, id DESC LIMIT ?"  # noqa: S608
-            with self._open(path) as db:
-                rows += (summary(day, row) for row in db.execute(sql, (*bound, limit + 1)))
+            found = self._rows(path, sql, (*bound, limit + 1))
+            rows += (summary(day, row) for row in found)
             rows.sort(key=lambda item: item[0], reverse=True)
             del rows[limit + 1 :]
         page = [item for _, item in rows[:limit]]
@@ -130,11 +127,17 @@ class RecordStore:
         bound: tuple[Any, ...] = (trace_key(trace_id), trace_id, span_id)
         if isinstance(tenant, str):
             sql, bound = sql + " AND +tenant = ?", (*bound, tenant)
+
+        def ask(db: sqlite3.Connection) -> dict[str, Any] | None:
+            row = db.execute(sql, bound).fetchone()
+            if row is None or not (row[0] or row[1]):
+                return None
+            return {"request": content.load(db, row[0]), "response": content.load(db, row[1])}
+
         for _, path in dayfile.days(self._folder):
-            with self._open(path) as db:
-                row = db.execute(sql, bound).fetchone()
-                if row is not None and (row[0] or row[1]):
-                    return {"request": content.load(db, row[0]), "response": content.load(db, row[1])}
+            kept = read(path, self._deadline_s, ask, None)
+            if kept is not None:
+                return kept
         return None
 
     def series(
@@ -179,8 +182,10 @@ class RecordStore:
     def _each_day(self, since_ns: int, until_ns: int, ask: Callable[[sqlite3.Connection], None]) -> None:
         for day, path in dayfile.days(self._folder):
             if holds(day, since_ns, until_ns):
-                with self._open(path) as db:
-                    ask(db)
+                read(path, self._deadline_s, ask, None)
+
+    def _rows(self, path: Path, sql: str, bound: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        return read(path, self._deadline_s, lambda db: db.execute(sql, bound).fetchall(), [])
 
     def _gather(self, tenant: TenantScope, condition: str, bound: tuple[Any, ...]) -> Trace:
         if isinstance(tenant, str):
@@ -195,50 +200,15 @@ class RecordStore:
         )
         read_spans = f"SELECT body FROM spans WHERE {condition} ORDER BY id LIMIT ?"  # noqa: S608
         for _, path in dayfile.days(self._folder):
-            with self._open(path) as db:
-                limit = _MOST_OF_A_TRACE - len(calls) - len(spans) + 1
-                calls += (
-                    StoredCall(dayfile.call_decoder.decode(body), bool(kept))
-                    for body, kept in db.execute(read_calls, (*bound, limit))
-                )
-                limit = _MOST_OF_A_TRACE - len(calls) - len(spans) + 1
-                spans += (
-                    dayfile.span_decoder.decode(body)
-                    for (body,) in db.execute(read_spans, (*bound, max(limit, 0)))
-                )
+            limit = max(_MOST_OF_A_TRACE - len(calls) - len(spans) + 1, 0)
+            for body, kept in self._rows(path, read_calls, (*bound, limit)):
+                calls.append(StoredCall(dayfile.call_decoder.decode(body), bool(kept)))
+            limit = max(_MOST_OF_A_TRACE - len(calls) - len(spans) + 1, 0)
+            for (body,) in self._rows(path, read_spans, (*bound, limit)):
+                spans.append(dayfile.span_decoder.decode(body))
             if len(calls) + len(spans) > _MOST_OF_A_TRACE:
                 cut = True
                 break
         calls.sort(key=lambda call: call.record.started_unix_ns)
         spans.sort(key=lambda span: span.started_unix_ns)
         return Trace(calls, spans, cut)
-
-    @contextmanager
-    def _open(self, path: Path) -> Iterator[sqlite3.Connection]:
-        """Open a day's file for reading, under the deadline; a file that retention has just removed reads as empty."""
-        end = time.monotonic() + self._deadline_s
-        try:
-            db = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=1
-            )
-        except sqlite3.OperationalError:
-            db = _empty()
-        try:
-            db.set_progress_handler(lambda: time.monotonic() > end, _INSTRUCTIONS_PER_LOOK)
-            yield db
-        except sqlite3.OperationalError as error:
-            if str(error) != "interrupted":
-                raise
-            raise QueryTooLargeError(
-                f"The question took more than {self._deadline_s:g} s; narrow the time range or the filters.",
-                param="since",
-            ) from error
-        finally:
-            db.close()
-
-
-def _empty() -> sqlite3.Connection:
-    db = sqlite3.connect(":memory:", isolation_level=None)
-    for statement in DDL:
-        db.execute(statement)
-    return db

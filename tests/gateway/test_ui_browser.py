@@ -116,7 +116,7 @@ def page(world: World, driver: webdriver.Chrome) -> Iterator[Page]:
         driver.get_log("browser")
         yield made
         messages = [entry for entry in driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
-        assert messages == []
+        assert messages == [], messages
 
 
 def test_filters_live_in_the_address(world: World, page: Page) -> None:

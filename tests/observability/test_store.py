@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 
 from observability import dayfile
 from observability.dayfile import DAY_NS, DayFile, day_of, start_of_day_ns
-from observability.errors import InvalidFilterError, QueryTooLargeError, UnknownTraceError
+from observability.dayread import read
+from observability.errors import InvalidFilterError, QueryTooLargeError, RecordStoreError, UnknownTraceError
 from observability.query import EVERY_TENANT, CallFilter
 from observability.record import CallContent, CallRecord
 from observability.store import RecordStore
@@ -290,3 +292,40 @@ def test_old_days_are_unlinked(tmp_path: Path) -> None:
     assert dropped == [TODAY - dt.timedelta(days=2), TODAY - dt.timedelta(days=3)]
     assert [day for day, _ in dayfile.days(tmp_path)] == [TODAY, TODAY - dt.timedelta(days=1)]
     assert len(list(tmp_path.glob("*2026-11-18*"))) == 0
+
+
+def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
+    write(tmp_path, call())
+    dayfile.path_of(tmp_path, TODAY - dt.timedelta(days=1)).write_bytes(b"not a database" * 100)
+    with pytest.raises(RecordStoreError, match="2026-11-19"):
+        RecordStore(tmp_path).calls("acme", CallFilter())
+
+
+def test_a_file_that_retention_removed_meanwhile_reads_as_empty(tmp_path: Path) -> None:
+    assert read(tmp_path / "records-2026-01-01.db", 1.0, lambda db: [1], []) == []
+
+
+def test_reading_while_files_are_opened_and_closed(tmp_path: Path) -> None:
+    """Every close of the last connection folds the log into the file and removes it under the readers."""
+    stop = threading.Event()
+
+    def keep_writing() -> None:
+        seq = 0
+        while not stop.is_set():
+            seq += 1
+            file = DayFile(tmp_path, TODAY)
+            file.write([("p", batch(seq, call(user=str(seq))))])
+            file.close()
+
+    write(tmp_path, call())
+    thread = threading.Thread(target=keep_writing)
+    thread.start()
+    try:
+        store, seen = RecordStore(tmp_path), 0
+        for _ in range(150):
+            found = len(store.calls("acme", CallFilter(), limit=500).data)
+            assert found >= min(seen, 500)
+            seen = found
+    finally:
+        stop.set()
+        thread.join(10)
