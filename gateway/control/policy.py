@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
+from airi.config.document import ConfigDocument
+from airi.config.kinds import Model, Pool, Provider
 from airi.errors import InvalidRequestError
 from gateway.control.auth import Principal, require
 from gateway.control.services import Services
@@ -37,10 +39,23 @@ class ExplainRequest(BaseModel):
     response: dict[str, Any] | None = None
 
 
+def _where_served(document: ConfigDocument, alias: str) -> dict[str, Any]:
+    """Return region and ``simulated`` of the place that serves an alias first, when the alias exists."""
+    model = document.get(Model, alias)
+    if model is None:
+        return {}
+    target = model.active_version.targets[0]
+    place: Pool | Provider | None = (
+        document.get(Pool, target.pool) if target.pool else document.get(Provider, target.provider or "")
+    )
+    return {} if place is None else {"region": place.region, "simulated": place.simulated}
+
+
 def router(services: Services) -> APIRouter:
     """Return the route. Nothing is called, stored or counted by it."""
     routes = APIRouter(prefix="/admin/v1", tags=["policies"])
     engines: dict[str, PolicyEngine] = {}
+    reader = Depends(require(services, "config.read"))
 
     def engine() -> PolicyEngine:
         document = services.config_store.current()
@@ -53,9 +68,10 @@ def router(services: Services) -> APIRouter:
 
     def work(request: ExplainRequest, tenant: str) -> dict[str, Any]:
         given = {**request.model_dump(exclude_none=True), "tenant": tenant}
-        alias = (request.body or {}).get("model")
+        alias = request.model.get("alias") or (request.body or {}).get("model")
         if isinstance(alias, str):
-            given["model"] = {"alias": alias, **request.model}
+            known = _where_served(services.config_store.current(), alias)
+            given["model"] = {"alias": alias, **known, **request.model}
         route = str(request.call.get("route", "chat"))
         result = explain(
             engine(), facts_of(given), body_of(given, request.stage), stage=request.stage, route=route
@@ -66,13 +82,7 @@ def router(services: Services) -> APIRouter:
         return {**result, "policies": own}
 
     @routes.post("/policy/explain", summary="Explain what the policies decide on a call")
-    async def explain_route(
-        request: ExplainRequest,
-        who: Annotated[
-            Principal,
-            Depends(require(services, "config.read")),
-        ],
-    ) -> dict[str, Any]:
+    async def explain_route(request: ExplainRequest, who: Principal = reader) -> dict[str, Any]:
         tenant = request.tenant or who.tenant
         if tenant is None:
             raise InvalidRequestError("Say for which tenant: 'tenant' is missing.", param="tenant")
