@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import delete, func, or_, select, tuple_, update
 from sqlalchemy.exc import DBAPIError
@@ -56,6 +57,7 @@ class Caretaker:
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="caretaker", daemon=True)
         self._broker_told = 0.0
+        self._told: dict[str, float] = {}
         store.on_publish = self._wake.set
 
     def start(self) -> None:
@@ -163,13 +165,25 @@ class Caretaker:
             )
             woken = due.all()
         for row in lost:
-            self._leases.lost(row)
+            self._one(row.run_id, partial(self._leases.lost, row))
         for row in woken:
-            try:
-                self._commands.fire(row.run_id, row.path, row.kind)
-            except UnknownRunError:
-                with self._store.write() as connection:
-                    connection.execute(delete(timers).where(timers.c.run_id == row.run_id))
+            self._one(row.run_id, partial(self._commands.fire, row.run_id, row.path, row.kind))
+
+    def _one(self, run_id: str, action: Callable[[], None]) -> None:
+        """Look after one run; what is wrong with it must not keep the others waiting."""
+        try:
+            action()
+        except UnknownRunError:
+            with self._store.write() as connection:
+                connection.execute(delete(timers).where(timers.c.run_id == run_id))
+        except DBAPIError:
+            raise
+        except Exception:
+            if time.monotonic() - self._told.get(run_id, -_QUIET_S) > _QUIET_S:
+                self._told[run_id] = time.monotonic()
+                while len(self._told) > _BATCH:
+                    del self._told[next(iter(self._told))]
+                logger.exception("a run could not be looked after", extra={"run": run_id})
 
     def waiting(self) -> dict[str, int]:
         """Gauges: messages in the outbox, runs by state that have not ended."""

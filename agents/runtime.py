@@ -296,6 +296,9 @@ class Runtime:
             left = list(self._held.values())
         for held in left:
             self._interrupt(held, "draining")
+            if held.task is None:  # a function that blocks its thread: its step can go on elsewhere
+                self._interrupted(held, Fenced())
+                self._drop(held)
         deadline = time.monotonic() + 5
         while self._held and time.monotonic() < deadline:
             time.sleep(0.02)

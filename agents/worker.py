@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import threading
 import time
 from types import FrameType
-from typing import Any
 
 from celery import Celery
 from celery.worker import WorkController, state
@@ -132,7 +132,7 @@ def main() -> int:
         worker = Worker(settings, tuning)
     except ConfigError as error:
         for problem in error.problems:
-            logger.error("%s", problem)
+            logger.error("%s", problem)  # noqa: TRY400  # the person's configuration, not our code
         return 2
     except ValueError as error:
         logger.error("%s", error)  # noqa: TRY400  # a setting that cannot be understood needs no stack trace
@@ -143,4 +143,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(code)  # a thread that is stuck in somebody's function must not keep the process

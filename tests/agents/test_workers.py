@@ -1,0 +1,163 @@
+"""Real worker processes: killed at every named point, stopped and continued, drained."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine as Database
+
+from agents.faults import POINTS
+from tests.agents import fake_gateway, witness
+from tests.agents.fake_gateway import FakeGateway
+from tests.agents.processes import Workers
+from tests.agents.rig import RING, define, until
+from tests.agents.witness import Witness, serving
+
+pytestmark = pytest.mark.integration
+FLOW = """
+defaults: {retry: {max_attempts: 5, backoff: {initial: 50ms}}}
+steps:
+  - {id: plan, call: llm, with: {model: echo, prompt: "plan {{ inputs.topic }}"}}
+  - id: dig
+    needs: [plan]
+    for: {each: q, in: [1, 2, 3], max_parallel: 3}
+    call: tool
+    with: {tool: apply.keyed, args: {delay_ms: 5, echo: "${{ q }}"}}
+  - {id: agent, needs: [dig], call: agent, with: {model: tooler, input: go, tools: [apply.keyed, nap]}}
+  - {id: last, needs: [agent], call: tool, with: {tool: noop, args: {i: 7}}}
+outputs: {dug: "${{ steps.dig.outputs.map(o, o.echo) }}", last: "${{ steps.last.output }}"}
+"""
+
+
+@pytest.fixture
+def seen() -> Witness:
+    return Witness()
+
+
+@pytest.fixture
+def gateway() -> FakeGateway:
+    return FakeGateway(RING)
+
+
+@pytest.fixture
+def workers(
+    any_engine: Database, home: Path, redis_url: str, seen: Witness, gateway: FakeGateway
+) -> Iterator[Workers]:
+    with (
+        serving(witness.make_server(seen)) as witness_url,
+        serving(fake_gateway.make_server(gateway)) as gateway_url,
+    ):
+        made = Workers(any_engine, home, redis_url, gateway_url, witness_url)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def test_runs_through_celery_and_drains(workers: Workers, seen: Witness) -> None:
+    started = time.monotonic()
+    process = workers.start()
+    assert time.monotonic() - started < 15
+    control = workers.control
+    ids = [control.run(define(FLOW), {"topic": "tea"}) for _ in range(5)]
+    for run in ids:
+        assert control.wait(run, seconds=30) == "completed", control.row(run).error
+        assert control.outputs(run) == {"dug": [1, 2, 3], "last": 7}
+    assert set(seen.applied().values()) == {1}
+    code, seconds = workers.stop(process)
+    assert code == 0
+    assert seconds < 5
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at(workers: Workers, seen: Witness, gateway: FakeGateway, point: str) -> None:
+    """A worker that dies anywhere loses nothing and repeats nothing that was applied."""
+    first = workers.start(AIRI_FAULT_POINT=f"{point}:2")
+    control = workers.control
+    if point == "publish":
+        workers.caretaker.close()  # the dying worker alone publishes
+    ids = [control.run(define(FLOW), {"topic": "tea"}) for _ in range(4)]
+    workers.died(first)
+    second = workers.start()
+    assert second.pid != first.pid
+    for run in ids:
+        assert control.wait(run, seconds=40) == "completed", control.row(run).error
+        assert control.outputs(run) == {"dug": [1, 2, 3], "last": 7}
+    assert set(seen.applied().values()) == {1}
+    assert len(seen.applied()) == 4 * 4
+    assert set(gateway.served.values()) == {1}, "an answer that had arrived is not paid for twice"
+
+
+def test_a_zombie_cannot_commit(workers: Workers, seen: Witness) -> None:
+    flow = define("steps: [{id: a, call: tool, with: {tool: apply.keyed, args: {delay_ms: 400}}}]\noutputs: {n: '${{ steps.a.output.n }}'}")
+    control = workers.control
+    zombie = workers.start()
+    run = control.run(flow)
+    until(lambda: seen.calls)
+    os.kill(zombie.pid, signal.SIGSTOP)
+    workers.start()
+    assert control.wait(run, seconds=20) == "completed"
+    before = control.types(run), control.steps(run)["a"]
+    assert before[1].attempt == 2
+    os.kill(zombie.pid, signal.SIGCONT)
+    after = control.run(define("steps: [{id: b, call: tool, with: {tool: nap, args: {ms: 300}}}]"))
+    control.wait(after)
+    assert (control.types(run), control.steps(run)["a"]) == before
+    assert set(seen.applied().values()) == {1}
+    assert zombie.poll() is None, "the zombie lives on and works"
+
+
+def test_an_unsafe_effect_is_never_repeated_blindly(workers: Workers, seen: Witness) -> None:
+    flow = define("steps: [{id: a, call: tool, with: {tool: apply.unsafe, args: {delay_ms: 30000}}}]\noutputs: {v: '${{ steps.a.output }}'}")
+    control = workers.control
+    first = workers.start()
+    ids = [control.run(flow) for _ in range(3)]
+    until(lambda: len(seen.calls) == 3)
+    first.kill()
+    first.wait()
+    workers.start()
+    for run in ids:
+        assert control.wait(run, seconds=20) == "needs_review"
+    assert set(seen.called().values()) == {1}
+    control.engine.commands.resume(ids[0], "a", "done", {"id": 7}, "ann")
+    assert control.wait(ids[0], "completed", seconds=20) == "completed"
+    assert control.outputs(ids[0]) == {"v": {"id": 7}}
+    control.engine.commands.resume(ids[1], "a", "fail", None, "ann")
+    assert control.wait(ids[1], "failed", seconds=20) == "failed"
+    assert set(seen.called().values()) == {1}
+
+
+def test_a_poison_step_is_stopped_at_exactly_n(workers: Workers) -> None:
+    flow = define("steps: [{id: a, call: tool, with: {tool: noop}, retry: {max_crashes: 3}}]")
+    control = workers.control
+    run = None
+    for _ in range(3):
+        dying = workers.start(AIRI_FAULT_POINT="claim:1")
+        run = run or control.run(flow)
+        workers.died(dying)
+    workers.start()
+    assert run is not None
+    assert control.wait(run, seconds=20) == "failed"
+    assert '"poison"' in control.row(run).error
+    step = control.steps(run)["a"]
+    assert (step.attempt, step.crashes) == (3, 3)
+
+
+def test_drain_gives_unfinished_steps_back(workers: Workers, seen: Witness) -> None:
+    flow = define("steps: [{id: a, call: tool, with: {tool: apply.keyed, args: {delay_ms: 4000}}}]")
+    control = workers.control
+    process = workers.start(AIRI_RUNS_DRAIN_MS="100")
+    run = control.run(flow)
+    until(lambda: seen.calls)
+    code, seconds = workers.stop(process)
+    assert code == 0
+    assert seconds < 15
+    workers.start()
+    assert control.wait(run, seconds=30) == "completed"
+    assert set(seen.applied().values()) == {1}
+    assert control.steps(run)["a"].crashes == 0
