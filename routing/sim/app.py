@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import random
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
 from typing import Any
 
 from airi.errors import AiriError, InvalidRequestError, NotFoundError
@@ -16,36 +14,13 @@ from airi.http.server import Request
 from routing.sim import asked, vectors
 from routing.sim.answers import chat_answer, completion_answer
 from routing.sim.behaviour import Behaviour, Rules
-from routing.sim.engine import Engine, EngineProfile, Sequence
 from routing.sim.errors import SequenceTooLongError
 from routing.sim.generation import JSON_HEADERS, Generation
-from routing.sim.metrics import ModelMetrics, exposition
-from routing.sim.timeline import LoopTime
+from routing.sim.metrics import exposition
+from routing.sim.models import Model, build, prefill
 from routing.sim.tokens import Prompt
 
-_log = logging.getLogger("airi.sim")
 _MAX_INPUTS = 2048
-
-SMALL = EngineProfile(prefill_tokens_per_s=20_000, step_base_s=0.004)
-LARGE = EngineProfile(
-    prefill_tokens_per_s=8_000,
-    step_base_s=0.0065,
-    decode_s_per_sequence=0.000_05,
-    max_sequences=64,
-    kv_blocks=4096,
-)
-EMBED = EngineProfile(prefill_tokens_per_s=100_000, step_base_s=0.001, step_tokens=8192)
-
-
-@dataclass(slots=True)
-class Model:
-    """One served model and its engine."""
-
-    name: str
-    engine: Engine
-    metrics: ModelMetrics
-    context_tokens: int
-    embeds: bool
 
 
 class Replica:
@@ -55,7 +30,7 @@ class Replica:
         self, name: str, models: list[str], *, speed: float = 1.0, seed: int = 0, kv_blocks: int = 0
     ) -> None:
         self.name = name
-        self._models = {model: _build(model, speed, seed, kv_blocks) for model in models}
+        self._models = {model: build(model, speed, seed, kv_blocks) for model in models}
         self._rules = Rules()
         self._random = random.Random(seed)  # noqa: S311  # error rates, not a secret
         self._release: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -132,7 +107,7 @@ class Replica:
             raise InvalidRequestError("encoding_format must be float or base64.", param="encoding_format")
         behaviour = await self._prepare(request, body, model)
         prompts = [Prompt([text], model.name, model.engine.profile.block_tokens) for text in texts]
-        await _prefill(model, prompts)
+        await prefill(model, prompts)
         self._served += 1
         if behaviour.disconnect_after is not None:
             request.abort()
@@ -277,41 +252,6 @@ class Replica:
         else:
             await generation.whole()
         self._served += 1
-
-
-def _build(name: str, speed: float, seed: int, kv_blocks: int) -> Model:
-    embeds = "embed" in name
-    profile = (EMBED if embeds else LARGE if "large" in name else SMALL).scaled(speed)
-    if kv_blocks:
-        profile = replace(profile, kv_blocks=kv_blocks)
-    engine = Engine(profile, LoopTime(asyncio.get_running_loop()), seed)
-    context = min(32_768, profile.kv_blocks * profile.block_tokens)
-    return Model(name, engine, ModelMetrics(name, engine), context, embeds)
-
-
-async def _prefill(model: Model, prompts: list[Prompt]) -> None:
-    """Let the engine read texts; being cancelled takes them out of it."""
-    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    left = len(prompts)
-
-    def finished(sequence: Sequence) -> None:
-        nonlocal left
-        left -= 1
-        model.metrics.finished(sequence, "stop")
-        if not left and not done.done():
-            done.set_result(None)
-
-    sequences = [Sequence(p.tokens, 0, p.hashes, on_finish=finished) for p in prompts]
-    for prompt in prompts:
-        if prompt.tokens > model.context_tokens:
-            raise SequenceTooLongError(prompt.tokens, model.context_tokens)
-    try:
-        for sequence in sequences:
-            model.engine.submit(sequence)
-        await done
-    finally:
-        for sequence in sequences:
-            model.engine.abort(sequence)
 
 
 def _object(request: Request) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import re._parser as parser  # type: ignore[import-not-found]  # there is no pub
 from typing import Any
 
 _MAX_REPEAT = 64
+_MAX_CHARACTERS = 10_000
 _VISIBLE = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-. "
 
 
@@ -43,7 +44,7 @@ def _one(operator: Any, argument: Any, seed: random.Random) -> str:
         case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
             low, high, item = argument
             times = min(max(low, 1), high) if low < _MAX_REPEAT else low
-            if times > 4096:
+            if times * max(len(_sequence(item, seed)), 1) > _MAX_CHARACTERS:
                 raise _BeyondError
             return "".join([_sequence(item, seed) for _ in range(times)])
         case "SUBPATTERN":

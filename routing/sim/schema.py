@@ -16,6 +16,10 @@ from routing.sim.patterns import matching
 Schema = dict[str, Any] | bool
 
 _MAX_DEPTH = 24
+# A schema that holds itself without an end is cut off: no value would satisfy it.
+_MAX_VALUES = 10_000
+_MAX_ITEMS = 1000
+_MAX_CHARACTERS = 100_000
 _FORMATS = {
     "date-time": "2026-01-15T09:30:00Z",
     "date": "2026-01-15",
@@ -57,6 +61,7 @@ class Generator:
     def __init__(self, document: Schema, seed: random.Random, words: str) -> None:
         self._document = document
         self._random = seed
+        self._left = _MAX_VALUES
         self._words = words.strip()
         self._numbers = [float(found) for found in _NUMBER.findall(words)[:32]]
 
@@ -64,6 +69,9 @@ class Generator:
         """Return a value for ``schema`` (the whole document by default)."""
         if schema is None:
             schema = self._document
+        self._left -= 1
+        if self._left < 0 or depth > 2 * _MAX_DEPTH:
+            return None
         if not isinstance(schema, dict) or not schema:
             return self._string({}, name)
         if "$ref" in schema:
@@ -109,14 +117,14 @@ class Generator:
         for key in sorted(required - set(properties)):
             result[key] = self._string({}, key)
         extra = schema.get("additionalProperties")
-        for index in range(len(result), int(schema.get("minProperties") or 0)):
+        for index in range(len(result), min(int(schema.get("minProperties") or 0), _MAX_ITEMS)):
             result[f"key{index}"] = self.value(
                 extra if isinstance(extra, dict) else {}, f"key{index}", depth + 1
             )
         return result
 
     def _array(self, schema: dict[str, Any], name: str, depth: int) -> list[Any]:
-        lowest = int(schema.get("minItems") or 0)
+        lowest = min(int(schema.get("minItems") or 0), _MAX_ITEMS)
         highest = int(schema.get("maxItems", max(lowest, 3)))
         wanted = lowest if depth >= 6 else min(max(lowest, 2), highest)
         prefix: list[Schema] = schema.get("prefixItems") or []
@@ -171,7 +179,7 @@ class Generator:
         if schema.get("format") in _FORMATS:
             return _FORMATS[schema["format"]]
         text = self._said(name) or f"simulated {name}".strip()
-        shortest, longest = int(schema.get("minLength") or 0), schema.get("maxLength")
+        shortest, longest = min(int(schema.get("minLength") or 0), _MAX_CHARACTERS), schema.get("maxLength")
         while len(text) < shortest:
             text = f"{text} {text}" if text else "simulated"
         return text if longest is None else text[: int(longest)]
