@@ -81,12 +81,14 @@ def _windows(ends: Sequence[int], base: int, size: int) -> Iterator[tuple[int, i
     """Yield the regions around ``ends`` in which a match could lie, merged where they touch."""
     start = stop = -1
     for end in ends:
-        low, high = max(base, end - _WINDOW_BEFORE), min(size, end + _WINDOW_AFTER)
-        if low > stop:
-            if stop != -1:
+        if end > stop:
+            low = max(base, end - _WINDOW_BEFORE)
+            if stop == -1:
+                start = low
+            elif low > stop:
                 yield start, stop
-            start = low
-        stop = high
+                start = low
+        stop = min(size, end + _WINDOW_AFTER)
     if stop != -1:
         yield start, stop
 

@@ -92,7 +92,7 @@ class Prefilter:
         self._database.scan(data, _collect, context=found, scratch=scratch)
         if not found:
             return found
-        found = sorted(set(found))
+        found.sort()
         return found if len(data) == len(text) + 2 else _to_code_points(data, found)
 
 
