@@ -252,6 +252,11 @@ class Truth:
             if call.process is process:
                 call.dead = True
 
+    def abandon(self, process: Process) -> None:
+        """The end: nobody goes on with the calls that still run."""
+        for call in self.running_on(process):
+            call.dead = True
+
     def data_lost(self) -> None:
         """Redis is wiped, or another one with older data takes its place."""
         self.counts["data_losses"] += 1

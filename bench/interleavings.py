@@ -49,9 +49,9 @@ EVENTS = (
     ("disconnect", 2),
     ("time_out", 2),
     ("again", 2),
-    ("break", 1),
+    ("break", 2),
     ("reconnect", 3),
-    ("zombie", 2),
+    ("zombie", 4),
     ("kill", 1),
     ("lose_data", 0.9),
     ("rebuild", 5),
@@ -286,9 +286,6 @@ class History:
     async def put_in_order(self) -> None:
         """Everything that can still happen happens; then the reaper takes what nobody settles."""
         await self.on_reconnect(self.processes[0])
-        for each in self.processes:
-            while each.wire.zombies:
-                each.wire.execute_zombie()
         for round_ in range(8):
             await self._quiet()
             await self.on_rebuild(self.processes[0])
@@ -298,10 +295,13 @@ class History:
                         self._settle(each, self.truth.finish(call))
                 await self.on_beat(each)
             await self._quiet()
+            for each in self.processes:
+                while each.wire.zombies and (round_ == 2 or self.random.random() < 0.3):
+                    each.wire.execute_zombie()
             if round_ > 1 and self.rebuilding is None and not any(map(_unconfirmed, self.processes)):
                 break
         for each in self.processes:
-            self.truth.died(each)
+            self.truth.abandon(each)
             if unconfirmed := _unconfirmed(each):
                 raise InvariantBrokenError(f"settlements are not confirmed: {unconfirmed}")
         self.tick(3_600_000_000)
