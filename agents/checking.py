@@ -297,3 +297,18 @@ def _order(steps: Sequence[Step]) -> tuple[str, ...]:
         done.append(ready.id)
         waiting.remove(ready)
     return tuple(done)
+
+
+def rule_of(fault: jsonschema.ValidationError) -> str:
+    """What a schema demands, without the value that broke it."""
+    if fault.validator == "required":
+        demanded: Any = fault.validator_value
+        missing = [name for name in demanded if name not in _keys(fault.instance)]
+        return f"{missing[0]!r} is required"
+    if fault.validator == "additionalProperties":
+        return "has a property that the schema does not know"
+    return f"must satisfy {fault.validator}: {str(fault.validator_value)[:200]}"
+
+
+def _keys(instance: Any) -> list[str]:
+    return list(instance) if isinstance(instance, dict) else []

@@ -43,7 +43,7 @@ class Commands:
 
     def start(
         self, definition: Definition, inputs: dict[str, Any], starter: Starter, *,
-        idempotency_key: str | None = None, trace_id: str, traceparent: str,
+        idempotency_key: str | None = None, trace_id: str, traceparent: str, budget_usd_micros: int | None = None,
     ) -> tuple[str, bool]:  # fmt: skip
         """Create a run and begin it; return its id and whether it is new (else the key has been used before)."""
         digest = hashlib.sha256(
@@ -61,7 +61,7 @@ class Commands:
                         workflow=definition.name, definition_id=definition.id, state="queued",
                         inputs_ref=self._store.values.dump(connection, starter.tenant, inputs), inputs_hash=digest,
                         idempotency_key=idempotency_key, depth=starter.depth, trace_id=trace_id,
-                        traceparent=traceparent, seq=0, budget_usd_micros=limits.cost_usd, held_usd_micros=0,
+                        traceparent=traceparent, seq=0, budget_usd_micros=_lower(limits.cost_usd, budget_usd_micros), held_usd_micros=0,
                         spent_usd_micros=0, largest_usd_micros=0, budget_tokens=limits.tokens, held_tokens=0,
                         spent_tokens=0, steps_started=0, created_at=now,
                         concurrency_group=_group(definition, inputs, starter, run_id),
@@ -331,3 +331,8 @@ def _group(definition: Definition, inputs: dict[str, Any], starter: Starter, run
     }  # fmt: skip
     text = str(templates.resolve(rule.group, values))
     return f"{starter.tenant}/{definition.name}/{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _lower(one: int | None, other: int | None) -> int | None:
+    """The lower of two limits, of which either may be missing."""
+    return min((limit for limit in (one, other) if limit is not None), default=None)

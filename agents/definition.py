@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from agents.errors import RETRYABLE, ErrorClass
 from airi.config.kinds import Strict
 from airi.config.units import Milliseconds, UsdMicros
+from airi.keys.record import Role
 
 Identifier = Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]{0,62}$")]
 EffectClass = Literal["idempotent", "keyed", "reconcilable", "unsafe"]
@@ -126,9 +127,9 @@ class FanOut(Strict):
 
 
 class Approval(Strict):
-    """A person decides. ``role`` is the role that a key needs to do so."""
+    """A person decides. ``role`` is the role that a key needs to do so (``org_admin`` always may)."""
 
-    role: str = "approver"
+    role: Role = "org_admin"
     message: str = ""
     """A Jinja2 template: what the person is asked."""
     timeout: Milliseconds | None = None

@@ -210,7 +210,9 @@ class Leases:
         error: dict[str, Any],
         columns: dict[str, Any],
     ) -> None:
-        tx.change_step(row.path, **{**columns, "state": "failed", "error": as_json(error), "finished_at": tx.now})
+        tx.change_step(
+            row.path, **{**columns, "state": "failed", "error": as_json(error), "finished_at": tx.now}
+        )
         tx.event("step.failed", row.path, attempt=row.attempt, **error)
         if tx.state == "stopping":
             finish_stop(tx)

@@ -13,6 +13,7 @@ import jsonschema
 import msgspec
 from jsonschema.protocols import Validator
 
+from agents.checking import rule_of
 from agents.definition import EffectClass
 from agents.errors import AmbiguousEffect, StepFailed, ToolError, ToolRefusedError
 from agents.tools.functions import FUNCTIONS, FunctionTool, Registry, ToolContext
@@ -106,7 +107,7 @@ class ToolBox:
         fault = next(_validator(msgspec.json.encode(tool.input_schema)).iter_errors(args), None)
         if fault is not None:
             place = ".".join(map(str, fault.absolute_path)) or "the arguments"
-            raise ToolRefusedError(f"{tool.name}: {place}: {_rule(fault)}")
+            raise ToolRefusedError(f"{tool.name}: {place}: {rule_of(fault)}")
         return args
 
     def call_in_line(self, tool: BoundTool, args: dict[str, Any], context: ToolContext) -> Any:
@@ -169,18 +170,3 @@ def plain(name: str, value: Any) -> Any:
 @lru_cache(maxsize=512)
 def _validator(schema: bytes) -> Validator:
     return jsonschema.Draft202012Validator(msgspec.json.decode(schema))
-
-
-def _rule(fault: jsonschema.ValidationError) -> str:
-    """What a schema demands, without the value that broke it."""
-    if fault.validator == "required":
-        demanded: Any = fault.validator_value
-        missing = [name for name in demanded if name not in _keys(fault.instance)]
-        return f"{missing[0]!r} is required"
-    if fault.validator == "additionalProperties":
-        return "has a property that the schema does not know"
-    return f"must satisfy {fault.validator}: {str(fault.validator_value)[:200]}"
-
-
-def _keys(instance: Any) -> list[str]:
-    return list(instance) if isinstance(instance, dict) else []

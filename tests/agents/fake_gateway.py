@@ -42,7 +42,9 @@ class FakeGateway:
             if key in self.done:
                 self.replays += 1
                 return 200, {"x-airi-cost-usd-micros": str(self.cost)}, self.done[key]
-            if claims.budget_usd_micros is not None and claims.budget_usd_micros < max(self.cost, self.min_grant):
+            if claims.budget_usd_micros is not None and claims.budget_usd_micros < max(
+                self.cost, self.min_grant
+            ):
                 return 429, {}, b'{"error": {"code": "run_budget_exceeded", "message": "too small"}}'
         time.sleep(self.delay_s)
         data = json.dumps(self.completion(body)).encode()
@@ -62,10 +64,18 @@ class FakeGateway:
         if body["model"] == "tooler" and done < len(tools) and body.get("tool_choice") != "none":
             function = tools[done]["function"]
             arguments = {name: 3 for name in function["parameters"].get("required", [])}
-            call = {"id": f"c{done}", "type": "function", "function": {"name": function["name"], "arguments": json.dumps(arguments)}}
+            call = {
+                "id": f"c{done}",
+                "type": "function",
+                "function": {"name": function["name"], "arguments": json.dumps(arguments)},
+            }
             message = {"role": "assistant", "content": None, "tool_calls": [call]}
         usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
-        return {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": usage, "model": body["model"]}
+        return {
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": usage,
+            "model": body["model"],
+        }
 
 
 def make_server(gateway: FakeGateway) -> ThreadingHTTPServer:

@@ -32,7 +32,9 @@ from airi.keyring import KeyRing
 from airi.secrets import Secret
 from airi.settings import Settings
 
-FAST = Tuning(lease_ms=2_000, watch_ms=50, reap_ms=50, republish_ms=1_000, drain_ms=2_000, slots=64, threads=4)
+FAST = Tuning(
+    lease_ms=2_000, watch_ms=50, reap_ms=50, republish_ms=1_000, drain_ms=2_000, slots=64, threads=4
+)
 RING = KeyRing([Secret("tests-" + "x" * 40)])
 TRACE = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
 
@@ -40,7 +42,11 @@ TRACE = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
 def define(text: str) -> Definition:
     """A definition from YAML without its head."""
     document = yaml.load(text, Loader=_Yaml12)
-    head = {"apiVersion": "airi/v1alpha1", "kind": "Workflow", "metadata": {"name": document.pop("name", "test")}}
+    head = {
+        "apiVersion": "airi/v1alpha1",
+        "kind": "Workflow",
+        "metadata": {"name": document.pop("name", "test")},
+    }
     return checking.parse(head | document)
 
 
@@ -146,7 +152,9 @@ class Rig:
         deadline = time.monotonic() + seconds
         while (state := self.row(run_id).state) not in wanted:
             if time.monotonic() > deadline:
-                raise AssertionError(f"run is {state}, wanted {wanted}: {self.states(run_id)} {self.types(run_id)}")
+                raise AssertionError(
+                    f"run is {state}, wanted {wanted}: {self.states(run_id)} {self.types(run_id)}"
+                )
             time.sleep(0.005)
         return str(state)
 
@@ -157,21 +165,27 @@ class Rig:
 
     def steps(self, run_id: str) -> dict[str, Any]:
         with self.database.connect() as connection:
-            return {row.path: row for row in connection.execute(select(steps).where(steps.c.run_id == run_id))}
+            return {
+                row.path: row for row in connection.execute(select(steps).where(steps.c.run_id == run_id))
+            }
 
     def states(self, run_id: str) -> dict[str, str]:
         return {path: row.state for path, row in self.steps(run_id).items()}
 
     def events(self, run_id: str) -> list[Any]:
         with self.database.connect() as connection:
-            return list(connection.execute(select(events).where(events.c.run_id == run_id).order_by(events.c.seq)))
+            return list(
+                connection.execute(select(events).where(events.c.run_id == run_id).order_by(events.c.seq))
+            )
 
     def types(self, run_id: str) -> list[str]:
         return [f"{row.type} {row.path or ''}".strip() for row in self.events(run_id)]
 
     def effects(self, run_id: str) -> dict[str, Any]:
         with self.database.connect() as connection:
-            return {row.key: row for row in connection.execute(select(effects).where(effects.c.run_id == run_id))}
+            return {
+                row.key: row for row in connection.execute(select(effects).where(effects.c.run_id == run_id))
+            }
 
 
 def until(condition: Callable[[], Any], seconds: float = 10) -> Any:

@@ -122,21 +122,31 @@ def test_collected_errors(rig: Rig, registry: Registry) -> None:
             raise ToolError("even")
         return x
 
-    text = FAN.replace("tool: double", "tool: odd").replace("max_parallel: 3", "max_parallel: 2, on_error: collect")
-    text = text.split("  - {id: sum")[0] + "outputs: {o: '${{ steps.all.outputs }}', e: '${{ steps.all.errors }}'}"
+    text = FAN.replace("tool: double", "tool: odd").replace(
+        "max_parallel: 3", "max_parallel: 2, on_error: collect"
+    )
+    text = (
+        text.split("  - {id: sum")[0]
+        + "outputs: {o: '${{ steps.all.outputs }}', e: '${{ steps.all.errors }}'}"
+    )
     run = rig.run(define(text), {"items": [1, 2, 3]})
     assert rig.wait(run) == "completed"
     assert rig.outputs(run) == {"o": [1, None, 3], "e": [{"index": 1, "class": "tool", "message": "even"}]}
 
 
 def test_a_failed_item_fails_the_run(rig: Rig) -> None:
-    run = rig.run(define(FAN.replace("tool: double", "tool: refuse").replace('args: {x: "${{ item }}"}', "args: {}")), {"items": [1, 2, 3, 4, 5]})
+    run = rig.run(
+        define(FAN.replace("tool: double", "tool: refuse").replace('args: {x: "${{ item }}"}', "args: {}")),
+        {"items": [1, 2, 3, 4, 5]},
+    )
     assert rig.wait(run) == "failed"
     assert set(rig.states(run).values()) <= {"failed", "cancelled"}
 
 
 @pytest.mark.parametrize("broker", [{"copies": 3, "shuffle": True}, {"lose": 0.5, "shuffle": True}])
-def test_messages_are_only_hints(make_rig: Callable[..., Rig], tools: Counter[str], broker: dict[str, Any]) -> None:
+def test_messages_are_only_hints(
+    make_rig: Callable[..., Rig], tools: Counter[str], broker: dict[str, Any]
+) -> None:
     rig = make_rig(broker=HostileBroker(**broker))
     ids = [rig.run(define(FAN), {"items": list(range(6))}) for _ in range(8)]
     for run in ids:
@@ -155,9 +165,13 @@ def test_idempotent_start(rig: Rig) -> None:
 
 def test_a_run_is_pinned_to_its_definition(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig()
-    old = define("steps: [{id: w, wait: {duration: 300ms}}, {id: a, needs: [w], call: tool, with: {tool: add, args: {x: 1, y: 1}}}]\noutputs: {v: '${{ steps.a.output.sum }}'}")
+    old = define(
+        "steps: [{id: w, wait: {duration: 300ms}}, {id: a, needs: [w], call: tool, with: {tool: add, args: {x: 1, y: 1}}}]\noutputs: {v: '${{ steps.a.output.sum }}'}"
+    )
     run = rig.run(old)
-    new = define("steps: [{id: z, call: tool, with: {tool: add, args: {x: 5, y: 5}}}]\noutputs: {v: '${{ steps.z.output.sum }}'}")
+    new = define(
+        "steps: [{id: z, call: tool, with: {tool: add, args: {x: 5, y: 5}}}]\noutputs: {v: '${{ steps.z.output.sum }}'}"
+    )
     second = rig.run(new)
     assert rig.wait(run) == "completed"
     assert rig.wait(second) == "completed"
@@ -178,7 +192,11 @@ def test_retry_by_class_until_it_works(rig: Rig, registry: Registry) -> None:
         return len(attempts)
 
     retry = "retry: {max_attempts: 4, backoff: {initial: 10ms, jitter: none}, on: [5xx]}"
-    run = rig.run(define(f"steps: [{{id: a, call: tool, with: {{tool: flaky}}, {retry}}}]\noutputs: {{v: '${{{{ steps.a.output }}}}'}}"))
+    run = rig.run(
+        define(
+            f"steps: [{{id: a, call: tool, with: {{tool: flaky}}, {retry}}}]\noutputs: {{v: '${{{{ steps.a.output }}}}'}}"
+        )
+    )
     assert rig.wait(run) == "completed"
     assert rig.outputs(run) == {"v": 3}
     assert len(set(attempts)) == 1, "the key never holds the attempt"
@@ -195,7 +213,11 @@ def test_retries_end_at_exactly_max_attempts(rig: Rig, registry: Registry) -> No
         count.append(1)
         raise StepFailed("timeout", "never")
 
-    run = rig.run(define("steps: [{id: a, call: tool, with: {tool: broken}, retry: {max_attempts: 3, backoff: {initial: 1ms}}}]"))
+    run = rig.run(
+        define(
+            "steps: [{id: a, call: tool, with: {tool: broken}, retry: {max_attempts: 3, backoff: {initial: 1ms}}}]"
+        )
+    )
     assert rig.wait(run) == "failed"
     assert len(count) == 3
     assert rig.steps(run)["a"].failures == 3
@@ -211,7 +233,9 @@ def test_timeout_of_a_function_that_hangs(rig: Rig, registry: Registry) -> None:
         release.wait(20)
         return 1
 
-    run = rig.run(define("steps: [{id: a, call: tool, with: {tool: hang}, timeout: 100ms, retry: {max_attempts: 1}}]"))
+    run = rig.run(
+        define("steps: [{id: a, call: tool, with: {tool: hang}, timeout: 100ms, retry: {max_attempts: 1}}]")
+    )
     try:
         assert rig.wait(run) == "failed"
         assert '"timeout"' in rig.row(run).error
@@ -222,7 +246,7 @@ def test_timeout_of_a_function_that_hangs(rig: Rig, registry: Registry) -> None:
 def test_approval(rig: Rig) -> None:
     flow = define("""
 steps:
-  - {id: ok, wait: {approval: {role: editor, message: "Publish {{ inputs.what }}?"}}}
+  - {id: ok, wait: {approval: {role: developer, message: "Publish {{ inputs.what }}?"}}}
   - {id: a, needs: [ok], call: tool, with: {tool: add, args: {x: 1, y: 2}}}
 outputs: {by: "${{ steps.ok.output.by }}", sum: "${{ steps.a.output.sum }}"}
 """)
@@ -248,7 +272,11 @@ def test_rejection_fails_or_continues(rig: Rig) -> None:
 
 
 def test_approval_times_out(rig: Rig) -> None:
-    run = rig.run(define("steps: [{id: ok, wait: {approval: {timeout: 100ms, on_timeout: approve}}}]\noutputs: {by: '${{ steps.ok.output.by }}'}"))
+    run = rig.run(
+        define(
+            "steps: [{id: ok, wait: {approval: {timeout: 100ms, on_timeout: approve}}}]\noutputs: {by: '${{ steps.ok.output.by }}'}"
+        )
+    )
     assert rig.wait(run) == "completed"
     assert rig.outputs(run) == {"by": "timeout"}
 

@@ -33,7 +33,12 @@ QUICK = "defaults: {retry: {max_attempts: 3, backoff: {initial: 1ms, jitter: non
 
 
 def test_llm_step(rig: Rig, gateway: FakeGateway) -> None:
-    run = rig.run(define("steps: [{id: a, call: llm, with: {model: echo, system: S, prompt: 'Hi {{ inputs.name }}', temperature: 0}}]\noutputs: {t: '${{ steps.a.output }}'}"), {"name": "Ann"})
+    run = rig.run(
+        define(
+            "steps: [{id: a, call: llm, with: {model: echo, system: S, prompt: 'Hi {{ inputs.name }}', temperature: 0}}]\noutputs: {t: '${{ steps.a.output }}'}"
+        ),
+        {"name": "Ann"},
+    )
     assert rig.wait(run) == "completed"
     assert rig.outputs(run) == {"t": "Hi Ann"}
     key, body, claims, headers = gateway.requests[0]
@@ -42,7 +47,13 @@ def test_llm_step(rig: Rig, gateway: FakeGateway) -> None:
         "model": "echo", "max_tokens": 1024, "temperature": 0.0,
         "messages": [{"role": "system", "content": "S"}, {"role": "user", "content": "Hi Ann"}],
     }  # fmt: skip
-    assert (claims.tenant, claims.team, claims.key_id, claims.run_id, claims.step) == ("acme", "core", "key1", run, "a")
+    assert (claims.tenant, claims.team, claims.key_id, claims.run_id, claims.step) == (
+        "acme",
+        "core",
+        "key1",
+        run,
+        "a",
+    )
     row = rig.row(run)
     assert headers["x-airi-run"] == run
     assert headers["traceparent"].split("-")[1] == row.trace_id
@@ -58,7 +69,11 @@ def test_llm_step(rig: Rig, gateway: FakeGateway) -> None:
 
 def test_schema_and_repair(rig: Rig, gateway: FakeGateway) -> None:
     gateway.answers.extend(["no json", '{"q": [1]}', '{"q": ["x"]}'])
-    run = rig.run(define(f"steps: [{{id: a, call: llm, with: {{model: json, prompt: p, output_schema: {SCHEMA}}}}}]\noutputs: {{q: '${{{{ steps.a.output.q }}}}'}}"))
+    run = rig.run(
+        define(
+            f"steps: [{{id: a, call: llm, with: {{model: json, prompt: p, output_schema: {SCHEMA}}}}}]\noutputs: {{q: '${{{{ steps.a.output.q }}}}'}}"
+        )
+    )
     assert rig.wait(run) == "completed"
     assert rig.outputs(run) == {"q": ["x"]}
     assert [key.rpartition(":")[2] for key, *_ in gateway.requests] == ["0", "1", "2"]
@@ -67,7 +82,9 @@ def test_schema_and_repair(rig: Rig, gateway: FakeGateway) -> None:
 
 def test_invalid_output_ends(rig: Rig, gateway: FakeGateway) -> None:
     gateway.answers.extend(["no"] * 3)
-    run = rig.run(define(f"steps: [{{id: a, call: llm, with: {{model: json, prompt: p, output_schema: {SCHEMA}}}}}]"))
+    run = rig.run(
+        define(f"steps: [{{id: a, call: llm, with: {{model: json, prompt: p, output_schema: {SCHEMA}}}}}]")
+    )
     assert rig.wait(run) == "failed"
     assert '"invalid_output"' in rig.row(run).error
 
@@ -78,7 +95,11 @@ def test_agent_with_tools(rig: Rig, gateway: FakeGateway, registry: Registry) ->
         """The square of x."""
         return x * x
 
-    run = rig.run(define("steps: [{id: a, call: agent, with: {model: tooler, input: 'go', tools: [math.square]}}]\noutputs: {t: '${{ steps.a.output }}'}"))
+    run = rig.run(
+        define(
+            "steps: [{id: a, call: agent, with: {model: tooler, input: 'go', tools: [math.square]}}]\noutputs: {t: '${{ steps.a.output }}'}"
+        )
+    )
     assert rig.wait(run) == "completed"
     assert rig.outputs(run) == {"t": "9"}
     assert gateway.requests[0][1]["tools"][0]["function"]["name"] == "math_square"
@@ -86,7 +107,13 @@ def test_agent_with_tools(rig: Rig, gateway: FakeGateway, registry: Registry) ->
     keys = {key.removeprefix(f"{run}:a:") for key in rig.effects(run)}
     assert keys == {"0", "0.0", "1"}
     until(lambda: len(rig.spans) == 5)
-    assert {(span.kind, span.name) for span in rig.spans} == {("agent", "a turn 1"), ("agent", "a turn 2"), ("tool", "math.square"), ("step", "a"), ("workflow", "test")}
+    assert {(span.kind, span.name) for span in rig.spans} == {
+        ("agent", "a turn 1"),
+        ("agent", "a turn 2"),
+        ("tool", "math.square"),
+        ("step", "a"),
+        ("workflow", "test"),
+    }
 
 
 def test_wrong_arguments_go_back_to_the_model(rig: Rig, gateway: FakeGateway, registry: Registry) -> None:
@@ -113,7 +140,9 @@ def test_wrong_arguments_go_back_to_the_model(rig: Rig, gateway: FakeGateway, re
         (429, {"code": "insufficient_quota"}, "budget", 1),
     ],
 )
-def test_error_classes(rig: Rig, gateway: FakeGateway, status: int, error: dict[str, Any], wanted: str, tries: int) -> None:
+def test_error_classes(
+    rig: Rig, gateway: FakeGateway, status: int, error: dict[str, Any], wanted: str, tries: int
+) -> None:
     gateway.failures.append((status, {"retry-after": "0.01"}, error))
     run = rig.run(define(QUICK + "steps: [{id: a, call: llm, with: {model: echo, prompt: p}}]"))
     state = rig.wait(run)
@@ -155,13 +184,17 @@ def test_fifty_branches_race_for_one_budget(rig: Rig, gateway: FakeGateway) -> N
 
 def test_a_small_grant_grows(rig: Rig, gateway: FakeGateway) -> None:
     gateway.min_grant = 900
-    run = rig.run(define("budget: {cost_usd: 0.001}\nsteps: [{id: a, call: llm, with: {model: echo, prompt: p}}]"))
+    run = rig.run(
+        define("budget: {cost_usd: 0.001}\nsteps: [{id: a, call: llm, with: {model: echo, prompt: p}}]")
+    )
     assert rig.wait(run) == "completed"
     assert [claims.budget_usd_micros for _, _, claims, _ in gateway.requests] == [250, 1_000]
 
 
 def test_budget_of_tokens_lowers_max_tokens(rig: Rig, gateway: FakeGateway) -> None:
-    run = rig.run(define("budget: {tokens: 500}\nsteps: [{id: a, call: llm, with: {model: echo, prompt: p}}]"))
+    run = rig.run(
+        define("budget: {tokens: 500}\nsteps: [{id: a, call: llm, with: {model: echo, prompt: p}}]")
+    )
     assert rig.wait(run) == "completed"
     assert gateway.requests[0][1]["max_tokens"] < 500
     poor = rig.run(define("budget: {tokens: 5}\nsteps: [{id: a, call: llm, with: {model: echo, prompt: p}}]"))
@@ -174,7 +207,11 @@ def test_budget_of_an_agent(rig: Rig, gateway: FakeGateway, registry: Registry) 
     def noop() -> int:
         return 1
 
-    run = rig.run(define("steps: [{id: a, call: agent, with: {model: tooler, input: go, tools: [noop], budget: {cost_usd: 0.0001}}}]"))
+    run = rig.run(
+        define(
+            "steps: [{id: a, call: agent, with: {model: tooler, input: go, tools: [noop], budget: {cost_usd: 0.0001}}}]"
+        )
+    )
     assert rig.wait(run) == "failed"
     assert '"budget"' in rig.row(run).error
     assert gateway.spent == 100

@@ -94,7 +94,9 @@ def test_killed_at(workers: Workers, seen: Witness, gateway: FakeGateway, point:
 
 
 def test_a_zombie_cannot_commit(workers: Workers, seen: Witness) -> None:
-    flow = define("steps: [{id: a, call: tool, with: {tool: apply.keyed, args: {delay_ms: 400}}}]\noutputs: {n: '${{ steps.a.output.n }}'}")
+    flow = define(
+        "steps: [{id: a, call: tool, with: {tool: apply.keyed, args: {delay_ms: 400}}}]\noutputs: {n: '${{ steps.a.output.n }}'}"
+    )
     control = workers.control
     zombie = workers.start()
     run = control.run(flow)
@@ -113,7 +115,9 @@ def test_a_zombie_cannot_commit(workers: Workers, seen: Witness) -> None:
 
 
 def test_an_unsafe_effect_is_never_repeated_blindly(workers: Workers, seen: Witness) -> None:
-    flow = define("steps: [{id: a, call: tool, with: {tool: apply.unsafe, args: {delay_ms: 30000}}}]\noutputs: {v: '${{ steps.a.output }}'}")
+    flow = define(
+        "steps: [{id: a, call: tool, with: {tool: apply.unsafe, args: {delay_ms: 30000}}}]\noutputs: {v: '${{ steps.a.output }}'}"
+    )
     control = workers.control
     first = workers.start()
     ids = [control.run(flow) for _ in range(3)]
