@@ -99,7 +99,7 @@ class GatewayProcess:
 
         watcher = Watcher(
             engine, redis, ConfigStore(engine, None), key_log, keys,
-            lambda document: Snapshot.build(document, resolver), install,
+            lambda document: Snapshot.build(document, resolver, settings.control_socket), install,
         )  # fmt: skip
         runtime = Runtime(
             process=self._name, snapshot=Snapshot.empty(), keys=keys, keyring=ring, watcher=watcher, redis=redis,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from airi.config.document import ConfigDocument
 from airi.config.kinds import Tenant
@@ -11,8 +12,9 @@ from airi.errors import PermissionDeniedError
 from airi.keys import KeyRecord, scopes
 from airi.patterns import allowed
 from gateway.plan import Plan
+from gateway.workflows import PREFIX, with_workflows
 from policies.engine import PolicyEngine, PolicySet
-from policies.limits import LimitTable
+from policies.limits import LimitTable, Scopes, without_held
 from routing.errors import UnknownModelError
 from routing.prices import PriceMap
 from routing.registry import Route, RoutingTable
@@ -95,7 +97,7 @@ class Snapshot:
             route=route,
             reroutes=reroutes,
             policies=policies,
-            scopes=self.limits.scopes_for(key.tenant, key.team, key, None, route.alias),
+            scopes=self._scopes(key, route.alias),
             weight=tenant.weight,
             input_price=max((price.worst_input for price in known), default=0),
             output_price=max((price.worst_output for price in known), default=0),
@@ -104,6 +106,10 @@ class Snapshot:
             region=route.targets[0].region,
             keep_content=tenant.record.content == "masked",
         )
+
+    def _scopes(self, key: KeyRecord, alias: str) -> Scopes:
+        scopes_ = self.limits.scopes_for(key.tenant, key.team, key, None, alias)
+        return without_held(scopes_) if alias.startswith(PREFIX) else scopes_
 
     def _reroutes(self, policies: PolicySet) -> dict[str, Route]:
         return {name: self.table.routes[name] for name in policies.route_targets if name in self.table.routes}

@@ -108,6 +108,15 @@ class Scopes:
         return min((limit for limit in found if limit is not None), default=None)
 
 
+def without_held(scopes: Scopes) -> Scopes:
+    """Return the scopes with their rates alone: for calls that hold neither a place nor money while they run."""
+    parts = tuple(
+        ScopeLimits(part.scope, Limits(requests_per_minute=part.limits.requests_per_minute))
+        for part in scopes.parts
+    )
+    return Scopes(scopes.tenant, scopes.team or None, scopes.key, scopes.model, parts)
+
+
 def user_suffix(user: str) -> str:
     """Return how the keys of Redis name an end user: short plain names as they are, others by digest."""
     if len(user) <= _PLAIN_USER and user.isascii() and user.isalnum():

@@ -8,12 +8,20 @@ from typing import Any
 from airi.cli.client import admin_client
 from airi.cli.output import show, span, usd
 from airi.cli.runner import Parser, command, group
+from airi.errors import NotFoundError
 
 Json = dict[str, Any]
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    trace = admin_client().call("GET", f"/admin/v1/traces/{arguments.trace}")
+    client = admin_client()
+    trace_id = arguments.trace
+    if trace_id is None:
+        newest = client.call("GET", "/admin/v1/traces?limit=1")["data"]
+        if not newest:
+            raise NotFoundError("no call has been recorded yet")
+        trace_id = newest[0]["trace_id"]
+    trace = client.call("GET", f"/admin/v1/traces/{trace_id}")
     show(arguments, trace, lambda: render(trace))
     return 0
 
@@ -77,7 +85,7 @@ def _parser() -> Parser:
         "airi trace show 0198c1f2a3b44c5d8e6f708192a3b4c5",
         _show,
     )
-    show_one.add_argument("trace", help="the trace id, 32 hex digits")
+    show_one.add_argument("trace", nargs="?", help="the trace id, 32 hex digits (default: the newest call's)")
     return group("trace", "What happened in a call, and why.", [show_one])
 
 

@@ -6,9 +6,11 @@ import time
 from typing import Any
 
 from airi.errors import AiriError
+from gateway import workflows
 from gateway.exchange import Exchange
 from gateway.runtime import Runtime
 from gateway.stages.admit import wished_output
+from gateway.stages.authenticate import bearer
 from observability import tracecontext
 from routing.call import Call
 from routing.contract import NOTHING, Needs
@@ -24,7 +26,6 @@ async def route(runtime: Runtime, exchange: Exchange) -> None:
     assert plan is not None
     assert key is not None
     since = time.monotonic_ns()
-    traceparent = tracecontext.format_traceparent(exchange.trace_id, exchange.span_id, exchange.trace_flags)
     call = Call(
         route=exchange.route or plan.route,
         tenant=key.tenant,
@@ -37,7 +38,7 @@ async def route(runtime: Runtime, exchange: Exchange) -> None:
         predicted_output_tokens=exchange.predicted_output,
         prefix_text=prefix_text(exchange.body),
         session=exchange.session,
-        headers=[(b"traceparent", traceparent.encode()), (b"x-request-id", exchange.request_id.encode())],
+        headers=_headers(exchange),
         overrides=_overrides(exchange),
         needs=_needs(exchange),
     )
@@ -52,6 +53,14 @@ async def route(runtime: Runtime, exchange: Exchange) -> None:
     exchange.attempts = answer.attempts
     exchange.decide("route", since, "chosen", f"served by {answer.target}", answer.explanation)
     exchange.mark("route")
+
+
+def _headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    traceparent = tracecontext.format_traceparent(exchange.trace_id, exchange.span_id, exchange.trace_flags)
+    headers = [(b"traceparent", traceparent.encode()), (b"x-request-id", exchange.request_id.encode())]
+    if exchange.alias.startswith(workflows.PREFIX):
+        headers.append((b"authorization", b"Bearer " + bearer(exchange.request).encode("latin-1")))
+    return headers
 
 
 def prefix_text(body: dict[str, Any]) -> str:

@@ -10,6 +10,8 @@ from routing.specs import Endpoint, PlaceSpec, tls_options
 
 FORWARDED = frozenset({b"traceparent", b"tracestate", b"x-request-id"})
 """Headers of a call that may go upstream. The caller's own key never does: it is not among them."""
+_FORWARDED_INSIDE = FORWARDED | {b"authorization"}
+"""To AIRI's own control plane over its unix socket, which serves workflows as models in the caller's name."""
 _USER_AGENT = b"airi"
 
 
@@ -30,12 +32,12 @@ def header_block(headers: Sequence[Header]) -> bytes:
     return b"".join(b"%b: %b\r\n" % header for header in headers)
 
 
-def forwarded(headers: Sequence[Header]) -> bytes:
+def forwarded(headers: Sequence[Header], names: frozenset[bytes] = FORWARDED) -> bytes:
     """Return the part of a call's headers that may go upstream, as a block."""
     return b"".join(
         b"%b: %b\r\n" % (name, value)
         for name, value in headers
-        if name in FORWARDED and b"\n" not in value and b"\r" not in value and b"\0" not in value
+        if name in names and b"\n" not in value and b"\r" not in value and b"\0" not in value
     )
 
 
@@ -50,6 +52,8 @@ class OpenAIUpstream:
         common = ((b"content-type", b"application/json"), (b"user-agent", _USER_AGENT), *spec.headers)
         self._whole = header_block(((b"accept", b"application/json"), *common))
         self._streamed = header_block(((b"accept", b"text/event-stream"), *common))
+        inside = endpoint.origin.startswith("unix:") and spec.api_key is None
+        self._forwarded = _FORWARDED_INSIDE if inside else FORWARDED
         self._targets: dict[str, bytes] = {}
 
     async def send(self, call: Call, model: str, drop: tuple[str, ...], total_ms: int) -> Response:
@@ -59,7 +63,7 @@ class OpenAIUpstream:
             target = self._targets[call.path] = f"{self._prefix}{call.path}{self._suffix}".encode("ascii")
         block = self._streamed if call.stream else self._whole
         if call.headers:
-            block += forwarded(call.headers)
+            block += forwarded(call.headers, self._forwarded)
         timeouts = self._timeouts
         return await self._pool.send(
             b"POST",
