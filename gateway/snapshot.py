@@ -38,10 +38,15 @@ class Snapshot:
 
     @classmethod
     def build(
-        cls, document: ConfigDocument, resolver: SecretResolver, prices: PriceMap | None = None
+        cls,
+        document: ConfigDocument,
+        resolver: SecretResolver,
+        control_socket: Path,
+        prices: PriceMap | None = None,
     ) -> Snapshot:
         """Compile a document; raise :class:`airi.errors.ConfigError` naming every fault."""
-        table = RoutingTable.build(document, prices, resolve_secret=resolver.resolve)
+        served = with_workflows(document, control_socket)
+        table = RoutingTable.build(served, prices, resolve_secret=resolver.resolve)
         return cls(document, table, PolicyEngine.compile(document))
 
     @classmethod

@@ -7,8 +7,7 @@ from typing import Any
 
 from airi.cli.client import admin_client
 from airi.cli.output import show, span, usd
-from airi.cli.runner import Parser, command, group
-from airi.errors import NotFoundError
+from airi.cli.runner import NoError, Parser, command, group
 
 Json = dict[str, Any]
 
@@ -19,7 +18,7 @@ def _show(arguments: argparse.Namespace) -> int:
     if trace_id is None:
         newest = client.call("GET", "/admin/v1/traces?limit=1")["data"]
         if not newest:
-            raise NotFoundError("no call has been recorded yet")
+            raise NoError("no call has been recorded yet")
         trace_id = newest[0]["trace_id"]
     trace = client.call("GET", f"/admin/v1/traces/{trace_id}")
     show(arguments, trace, lambda: render(trace))
