@@ -240,8 +240,8 @@ def _sized(text: str, sizes: tuple[int, ...]) -> list[str]:
 
 def _seed(model: str, body: dict[str, Any], choice: int) -> random.Random:
     asked = body.get("messages") if "messages" in body else body.get("prompt")
-    text = json.dumps([model, asked, body.get("seed"), choice], ensure_ascii=False, default=str)
-    return random.Random(zlib.crc32(text.encode("utf-8", "replace")))  # noqa: S311  # repeatable, not secret
+    text = json.dumps([model, asked, body.get("seed"), choice])
+    return random.Random(zlib.crc32(text.encode()))  # noqa: S311  # repeatable, not secret
 
 
 def _call_id(seed: random.Random) -> str:

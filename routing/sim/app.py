@@ -18,7 +18,7 @@ from routing.sim.errors import SequenceTooLongError
 from routing.sim.generation import JSON_HEADERS, Generation
 from routing.sim.metrics import exposition
 from routing.sim.models import Model, build, prefill
-from routing.sim.tokens import Prompt
+from routing.sim.tokens import Prompt, prompt_of
 
 _MAX_INPUTS = 2048
 
@@ -70,7 +70,7 @@ class Replica:
         body = _object(request)
         model = self._model(body, embeds=False)
         behaviour = await self._prepare(request, body, model)
-        prompt = Prompt(asked.segments_of(body), model.name, model.engine.profile.block_tokens)
+        prompt = prompt_of(asked.segments_of(body), model.name, model.engine.profile.block_tokens)
         room = self._room(model, prompt)
         generation = self._generation(request, body, model, behaviour, chat=True)
         for choice in range(asked.whole_number(body, "n", 1, asked.MAX_CHOICES) or 1):
@@ -87,7 +87,7 @@ class Replica:
         if each * len(texts) > asked.MAX_CHOICES:
             raise InvalidRequestError(f"At most {asked.MAX_CHOICES} choices in all.", param="n")
         for text in texts:
-            prompt = Prompt([text], model.name, model.engine.profile.block_tokens)
+            prompt = prompt_of([text], model.name, model.engine.profile.block_tokens)
             room = self._room(model, prompt)
             for choice in range(each):
                 generation.add(prompt, completion_answer(model.name, text, body, behaviour, choice, room))
@@ -106,7 +106,7 @@ class Replica:
         if form not in ("float", "base64"):
             raise InvalidRequestError("encoding_format must be float or base64.", param="encoding_format")
         behaviour = await self._prepare(request, body, model)
-        prompts = [Prompt([text], model.name, model.engine.profile.block_tokens) for text in texts]
+        prompts = [prompt_of([text], model.name, model.engine.profile.block_tokens) for text in texts]
         await prefill(model, prompts)
         self._served += 1
         if behaviour.disconnect_after is not None:

@@ -19,7 +19,7 @@ from routing.sim.blocks import BlockPool
 from routing.sim.errors import SequenceTooLongError
 from routing.sim.timeline import Timeline
 
-# Real timers fire late; a step may start this much in the past (seconds) so that rates hold on average.
+# Real timers fire late; a step may begin this much in the past (seconds) so that rates hold on average.
 _CATCH_UP_SECONDS = 0.05
 
 
@@ -171,6 +171,7 @@ class Engine:
         sequence.arrived_at = self.timeline.monotonic()
         self._waiting.append(sequence)
         if not self._stepping:
+            self._step_end = sequence.arrived_at
             self._begin_step()
 
     def abort(self, sequence: Sequence) -> None:
@@ -197,8 +198,8 @@ class Engine:
         seconds = self.profile.step_seconds(prefill, decoding)
         if self.profile.jitter:
             seconds *= 1 + self.profile.jitter * (2 * self._random.random() - 1)
-        start = max(self._step_end, self.timeline.monotonic() - _CATCH_UP_SECONDS)
-        self._step_end = max(start, self._step_end) + seconds
+        # A step begins where the one before it ended: what a late timer took is made good, up to a bound.
+        self._step_end = max(self._step_end, self.timeline.monotonic() - _CATCH_UP_SECONDS) + seconds
         self.counters.steps += 1
         self.timeline.schedule(self._step_end, self._finish_step)
 

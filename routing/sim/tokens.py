@@ -50,6 +50,18 @@ class Prompt:
         return self.hashes + _chain(self._tail + answer, self._chained, self._block)[0]
 
 
+def prompt_of(segments: list[str], salt: str, block: int) -> Prompt:
+    """Return the prompt of ``segments``; one that was asked a moment ago is not read again."""
+    if sum([len(segment) for segment in segments]) > _CACHED_CHARACTERS:
+        return Prompt(segments, salt, block)
+    return _prompt_cached(tuple(segments), salt, block)
+
+
+@lru_cache(maxsize=16)
+def _prompt_cached(segments: tuple[str, ...], salt: str, block: int) -> Prompt:
+    return Prompt(segments, salt, block)
+
+
 def _chain(pieces: list[str], chained: int, block: int) -> tuple[list[int], int]:
     hashes: list[int] = []
     for start in range(0, len(pieces) - block + 1, block):

@@ -38,6 +38,15 @@ def test_one_sequence_takes_its_prefill_and_its_steps() -> None:
     assert (engine.running, engine.waiting) == (0, 0)
 
 
+def test_an_idle_engine_starts_from_the_present() -> None:
+    engine, timeline = engine_of()
+    for at in (5.0, 9.0):
+        sequence = Sequence(100, 1)
+        timeline.schedule(at, lambda sequence=sequence: engine.submit(sequence))  # type: ignore[misc]
+        timeline.run()
+        assert sequence.first_token_at == pytest.approx(at + 0.11)
+
+
 def test_long_prompts_are_read_in_pieces_beside_decoding() -> None:
     engine, timeline = engine_of()
     short = Sequence(10, 50)
