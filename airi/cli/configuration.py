@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airi.cli.client import admin_client
-from airi.cli.output import show
-from airi.cli.runner import Parser, command
+from airi.cli.output import line, show
+from airi.cli.runner import Parser, UsageError, command
 from airi.settings import Settings
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ Json = dict[str, Any]
 def _validate(arguments: argparse.Namespace) -> int:
     from airi.config.loader import load_files
 
+    if arguments.schema:
+        return _print_schema()
+    if not arguments.files:
+        raise UsageError("give files or folders to check, or --schema")
     loaded = load_files(arguments.files)
     findings = check_files(loaded)
     data = {
@@ -39,6 +44,13 @@ def _validate(arguments: argparse.Namespace) -> int:
 
     show(arguments, data, text)
     return int(bool(findings.problems))
+
+
+def _print_schema() -> int:
+    from airi.config.reference import json_schema
+
+    line(json.dumps(json_schema(), indent=2))
+    return 0
 
 
 def check_files(loaded: Sequence[LoadedResource]) -> Findings:
@@ -75,7 +87,10 @@ def _validate_parser() -> Parser:
         "airi validate airi.yaml policies/",
         _validate,
     )
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="files, or folders of YAML files")
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="files, or folders of YAML files")
+    parser.add_argument(
+        "--schema", action="store_true", help="print the JSON Schema that editors use, and stop"
+    )
     return parser
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from airi.cli.client import admin_client
 from airi.cli.output import show
-from airi.cli.runner import NoError, Parser, command, group
+from airi.cli.runner import NoError, Parser, UsageError, command, group
 
 Json = dict[str, Any]
 
@@ -71,7 +71,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     elif arguments.text is not None:
         call["text"] = arguments.text
     else:
-        raise NoError("give a text, or a request with --body FILE")
+        raise UsageError("give a text, or a request with --body FILE")
     if arguments.files:
         explained = _explain_files(arguments.files, call)
     else:

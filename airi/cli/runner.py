@@ -19,6 +19,12 @@ class NoError(AiriError):
     code = "answer_is_no"
 
 
+class UsageError(NoError):
+    """The command cannot be understood (exit code 2)."""
+
+    code = "usage"
+
+
 def command(name: str, summary: str, example: str, run: Command | None = None) -> Parser:
     """Return the parser of a command; ``run`` gets the parsed arguments and returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -72,6 +78,7 @@ def run(build: Callable[[], Parser], words: Sequence[str]) -> int:
         sys.stderr.writelines(f"airi: {problem}\n" for problem in error.problems)
     except AiriError as error:
         sys.stderr.write(f"airi: {error.message}\n")
+        return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:  # `airi … | head`
         sys.stderr.close()
     except KeyboardInterrupt:

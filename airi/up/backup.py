@@ -1,8 +1,8 @@
 """Backup and restore of all state that one home holds.
 
 A backup is one ``.tar.gz`` (mode 0600; it holds the keys, so guard it as one): consistent copies of the SQLite
-databases, taken while everything runs, the day files of the record, the generated keys, and a manifest with the
-SHA-256 of each. Redis is not in it: its counters are rebuilt from the ledger, so money that was settled is first moved
+databases (or a logical dump of the database that AIRI_DATABASE_URL names), taken while everything runs, the day files of
+the record, the generated keys, and a manifest with the SHA-256 of each. Redis is not in it: its counters are rebuilt from the ledger, so money that was settled is first moved
 from Redis' stream into the ledger. The runs database is copied before AIRI's own, so that no step is paid for in
 the backup without standing in its ledger.
 """
@@ -24,14 +24,16 @@ import redis
 
 import airi
 from airi.clock import unix_ms
+from airi.dump import dump, load
 from airi.errors import ConflictError, InvalidRequestError
 from airi.redis import connect
 from airi.settings import Settings
-from airi.up.databases import databases
+from airi.up.databases import databases, migrate_all
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
 _DATABASES = ("runs.db", "airi.db")
+_DUMP = "database.dump"
 _KEYS = ("secret.key", "admin.key", "dev.key", "adopted.yaml")
 _MANIFEST_LIMIT = 1 << 20
 
@@ -50,12 +52,7 @@ class HomeInUseError(ConflictError):
 
 def backup(settings: Settings, target: Path, *, records: bool = True) -> dict[str, Any]:
     """Write a backup of ``settings.home`` to ``target`` and return its manifest. Works while AIRI runs."""
-    if settings.database_url is not None:
-        raise BackupError(
-            "AIRI_DATABASE_URL names a database server: back it up with its own tools (pg_dump), and keep "
-            "AIRI_SECRET_KEY; everything else is rebuilt"
-        )
-    if not (settings.home / "airi.db").exists():
+    if settings.database_url is None and not (settings.home / "airi.db").exists():
         raise BackupError(f"{settings.home} holds no AIRI state; set AIRI_HOME")
     if target.exists():
         raise BackupError(f"{target} exists already")
@@ -89,11 +86,9 @@ def backup(settings: Settings, target: Path, *, records: bool = True) -> dict[st
 def restore(settings: Settings, source: Path) -> dict[str, Any]:
     """Fill an empty home from ``source`` and return the manifest; nothing is put in place unless all of it is sound.
 
-    Raises :class:`HomeInUseError` when the home holds state, :class:`BackupError` when the file is not what it says.
+    A backup of a database server goes into the new database that AIRI_DATABASE_URL names. Raises :class:`HomeInUseError` when the home holds state, :class:`BackupError` when the file is not what it says.
     """
     home = settings.home
-    if settings.database_url is not None:
-        raise BackupError("AIRI_DATABASE_URL is set: unset it, a backup restores a home of its own")
     if home.exists() and any(home.iterdir()):
         raise HomeInUseError(f"{home} is not empty: restore into another AIRI_HOME, or move it away")
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -105,10 +100,23 @@ def restore(settings: Settings, source: Path) -> dict[str, Any]:
                 manifest = _unpack(archive, staging)
         except (OSError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
             raise BackupError(f"{source} is not a backup of AIRI, or is damaged: {error}") from error
+        _load_dump(settings, staging / _DUMP)
         if home.exists():
             home.rmdir()
         staging.rename(home)
     return manifest
+
+
+def _load_dump(settings: Settings, path: Path) -> None:
+    """Fill the database server from the backup's dump, when it has one."""
+    if path.exists() != (settings.database_url is not None):
+        wanted = "set AIRI_DATABASE_URL to a new database" if path.exists() else "unset AIRI_DATABASE_URL"
+        raise BackupError(f"{wanted}: this backup was made {'with' if path.exists() else 'without'} one")
+    if path.exists():
+        migrate_all(settings)
+        with databases(settings) as (main, _):
+            load(main, path)
+        path.unlink()
 
 
 def _settle(settings: Settings) -> int | None:
@@ -132,7 +140,11 @@ def _settle(settings: Settings) -> int | None:
 
 def _copies(settings: Settings, staging: Path, *, records: bool) -> Iterator[str]:
     """Copy what a backup holds and yield the names, in the order of copying."""
-    for name in _DATABASES:
+    if settings.database_url is not None:
+        with databases(settings) as (main, _):
+            dump(main, staging / _DUMP)
+        yield _DUMP
+    for name in _DATABASES if settings.database_url is None else ():
         if (settings.home / name).exists():
             yield _copy_database(settings.home / name, staging, name)
     for name in _KEYS:
@@ -187,7 +199,7 @@ def _unpack(archive: tarfile.TarFile, staging: Path) -> dict[str, Any]:
 
 def _known(name: str) -> bool:
     path = Path(name)
-    return name in (*_DATABASES, *_KEYS) or (path.parent == Path("records") and path.suffix == ".db")
+    return name in (*_DATABASES, *_KEYS, _DUMP) or (path.parent == Path("records") and path.suffix == ".db")
 
 
 def _sha256(path: Path) -> str:

@@ -8,6 +8,7 @@ import tarfile
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from airi.errors import AuthenticationError
@@ -74,11 +75,39 @@ def test_a_home_with_state_is_not_overwritten(settings: Settings, tmp_path: Path
         backup(settings, tmp_path / "b.tar.gz")
 
 
-def test_an_empty_home_or_a_database_server_is_refused_in_words(settings: Settings, tmp_path: Path) -> None:
+def test_an_empty_home_is_refused_in_words(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="holds no AIRI state"):
         backup(settings, tmp_path / "b.tar.gz")
-    with pytest.raises(BackupError, match="pg_dump"):
-        backup(replace(settings, database_url="postgresql://x/y"), tmp_path / "b.tar.gz")
+
+
+def test_a_database_server_goes_along_and_comes_back_into_a_new_database(
+    settings: Settings, postgres_url: str, tmp_path: Path
+) -> None:
+    server = replace(settings, database_url=postgres_url)
+    good, gone = _keys(server)
+    manifest = backup(server, tmp_path / "b.tar.gz")
+    assert set(manifest["files"]) == {"database.dump", "secret.key"}
+    with pytest.raises(BackupError, match="set AIRI_DATABASE_URL"):
+        restore(replace(settings, home=tmp_path / "other"), tmp_path / "b.tar.gz")
+    name = f"{postgres_url.partition('?')[0].rpartition('/')[2]}_restored"
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+    try:
+        head, _, query = postgres_url.partition("?")
+        other = replace(
+            server, home=tmp_path / "other", database_url=f"{head.rpartition('/')[0]}/{name}?{query}"
+        )
+        restore(other, tmp_path / "b.tar.gz")
+        with databases(other) as (main, _):
+            log = KeyLog(main, None, KeyRing.open_for(other))
+            known = log.new_map()
+            refresh(known, log)
+            assert known.authenticate(good).tenant == "dev"
+            with pytest.raises(AuthenticationError):
+                known.authenticate(gone)
+    finally:
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
 
 
 def test_money_that_redis_may_hold_is_not_left_behind(settings: Settings, tmp_path: Path) -> None:
