@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import ValidationError
 
 from airi.errors import AiriError, AuthenticationError
+from gateway.control.ui.run_view import RUN_FILTERS
 from gateway.control.ui.words import FILTERS
 
 HERE = Path(__file__).parent
@@ -57,6 +58,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(FILTERS)
+    made.filters.update(RUN_FILTERS)
     made.globals["assets"] = _assets_version()
     return made
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.control.ui.graph import Drawing, Node, draw
-from gateway.control.ui.words import usd
+from gateway.control.ui.words import duration, usd
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
 _TONES = {
@@ -53,12 +53,8 @@ class StepView:
     started_s: float = 0.0
     finished_s: float = 0.0
     error: str = ""
-    message: str = ""
-    """What an approval asks."""
     total: int | None = None
     remaining: int | None = None
-    calls: int = 0
-    """Model calls that are recorded for it."""
 
     @property
     def note(self) -> str:
@@ -71,6 +67,26 @@ class StepView:
         if self.cost_usd_micros:
             words.append(usd(self.cost_usd_micros))
         return " · ".join(words)
+
+
+@dataclass(slots=True)
+class ApprovalView:
+    """A step that waits for a person. ``may_decide``: the reader's role is the one it waits for."""
+
+    path: str
+    role: str
+    message: str
+    may_decide: bool
+
+
+@dataclass(slots=True)
+class ReviewView:
+    """An effect of which nobody knows whether it happened: a person decides."""
+
+    key: str
+    path: str
+    name: str
+    effect_class: str
 
 
 @dataclass(slots=True)
@@ -93,17 +109,13 @@ class RunView:
     inputs: Any = None
     outputs: Any = None
     steps: list[StepView] = field(default_factory=list)
+    approvals: list[ApprovalView] = field(default_factory=list)
     reviews: list[ReviewView] = field(default_factory=list)
 
     @property
     def ended(self) -> bool:
         """Whether nothing happens any more."""
         return self.state in ENDED
-
-    @property
-    def approvals(self) -> list[StepView]:
-        """The steps that wait for a person's yes."""
-        return [step for step in self.steps if step.kind == "approval" and step.state == "waiting"]
 
     def drawing(self) -> Drawing:
         """Return the graph of the steps, without the items of fan-outs."""
@@ -122,12 +134,15 @@ class RunView:
         return json.dumps(self.outputs, indent=2, ensure_ascii=False, default=str)
 
 
-@dataclass(slots=True)
-class ReviewView:
-    """An effect of which nobody knows whether it happened: a person decides."""
+def took(run: RunView, now_s: float) -> str:
+    """Return how long a run took, or has taken so far."""
+    begin = run.started_s or run.created_s
+    return duration(max(0.0, (run.finished_s or now_s) - begin) * 1_000_000) if begin else "–"
 
-    key: str
-    path: str
-    name: str
-    effect_class: str
-    error: str = ""
+
+RUN_FILTERS = {
+    "state_tone": state_tone,
+    "state_words": state_words,
+    "graph_class": graph_class,
+    "run_took": took,
+}
