@@ -21,6 +21,7 @@ from airi.config.notify import CHANNEL, VERSIONS, Notifier
 from airi.config.store import ConfigStore
 from airi.database import open_engine, write
 from airi.errors import ConfigError, UnavailableError
+from airi.redis import connect
 from airi.storage import prepare
 
 
@@ -312,7 +313,7 @@ def test_the_notifier_repairs_what_redis_lost(any_engine: Engine, client: redis.
 
 def test_redis_away_fails_no_write_and_the_notifier_goes_on(any_engine: Engine, client: redis.Redis) -> None:
     prepare(any_engine)
-    away = redis.Redis(unix_socket_path="/nonexistent/redis.sock")
+    away = connect("unix:///nonexistent/redis.sock")
     store = ConfigStore(any_engine, away)
     assert store.put(tenant("a"), author="x").version == 1
     stop = threading.Event()
