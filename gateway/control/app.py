@@ -5,67 +5,76 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
+from sqlalchemy import Engine
 
+import agents.migrations
+import agents.service
+import policies.migrations
+from agents.checking import problems as workflow_problems
 from airi.config.validation import Validators
 from airi.database import migrate, open_engine
 from airi.settings import Settings
 from airi.storage import CONTENT_ROOMS, prepare
-from gateway.control import admin, http_errors, policy, traces
-from gateway.control.ui import routes as ui
+from gateway.control import admin, http_errors, policy, runs, traces, workflow_model
 from gateway.control.background import Background, Chore, chores
 from gateway.control.files import ConfigFiles
 from gateway.control.services import Services, build
+from gateway.control.ui import routes as ui
+from observability.emitter import Emitter
 from observability.store import RecordStore
+from policies.documents import policy_problems
 
 VERSION = "0.1.0"
+VALIDATORS: Validators = {"Policy": policy_problems, "Workflow": workflow_problems}
+"""The rooms' deep checks by kind of resource."""
 
 
-def validators() -> Validators:
-    """Return the rooms' deep checks by kind of resource."""
-    from agents.checking import problems as workflow_problems
-    from policies.documents import policy_problems
-
-    return {"Policy": policy_problems, "Workflow": workflow_problems}
-
-
-def open_services(settings: Settings) -> Services:
-    """Bring the databases up to date and return the services over them."""
-    import agents.migrations
-    import policies.migrations
-
+def open_databases(settings: Settings) -> tuple[Engine, Engine]:
+    """Return AIRI's database and the runs database (the same one when AIRI_DATABASE_URL names it), tables up to date."""
     engine = open_engine(settings.effective_database_url, full_sync=True)
     prepare(engine)
     migrate(engine, "policies", policies.migrations.MIGRATIONS)
     runs_engine = engine
     if settings.effective_runs_url != settings.effective_database_url:
         runs_engine = open_engine(settings.effective_runs_url, full_sync=True)
-    prepare(runs_engine, CONTENT_ROOMS)
+        prepare(runs_engine, CONTENT_ROOMS)
     migrate(runs_engine, "agents", agents.migrations.MIGRATIONS)
-    return build(
-        settings, engine, validators=validators(),
-        record_store=RecordStore(settings.records),
-    )  # fmt: skip
+    return engine, runs_engine
+
+
+def open_services(settings: Settings, emitter: Emitter) -> Services:
+    """Return the services over databases that are up to date."""
+    engine, runs_engine = open_databases(settings)
+    services = build(settings, engine, validators=VALIDATORS, record_store=RecordStore(settings.records))
+    service = agents.service.build(settings, services.keyring, runs_engine, services.config_store, emitter)
+    return replace(services, run_service=service)
 
 
 def create(settings: Settings) -> FastAPI:
     """Return the application; its lifespan starts and stops the chores."""
-    services = open_services(settings)
+    emitter = Emitter(settings.writer_socket, "control")
+    services = open_services(settings, emitter)
     files = ConfigFiles(settings, services.config_store)
     files.take()
     background = Background([*chores(services), Chore("configuration files", 0.5, files.take)])
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await emitter.start()
         background.start()
+        services.run_service.start_background()
         yield
+        await asyncio.to_thread(services.run_service.close)
         await asyncio.to_thread(background.stop)
+        await emitter.close()
 
     app = FastAPI(title="AIRI", version=VERSION, lifespan=lifespan, docs_url="/docs", redoc_url=None)
     http_errors.install(app)
-    for part in (admin, traces, policy, ui):
+    for part in (admin, traces, policy, runs, workflow_model, ui):
         app.include_router(part.router(services))
 
     @app.get("/healthz", include_in_schema=False)

@@ -60,6 +60,8 @@ def _headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
     headers = [(b"traceparent", traceparent.encode()), (b"x-request-id", exchange.request_id.encode())]
     if exchange.alias.startswith(workflows.PREFIX):
         headers.append((b"authorization", b"Bearer " + bearer(exchange.request).encode("latin-1")))
+        if exchange.idempotency_key:
+            headers.append((b"idempotency-key", exchange.idempotency_key.encode("latin-1")))
     return headers
 
 

@@ -10,7 +10,7 @@ from routing.specs import Endpoint, PlaceSpec, tls_options
 
 FORWARDED = frozenset({b"traceparent", b"tracestate", b"x-request-id"})
 """Headers of a call that may go upstream. The caller's own key never does: it is not among them."""
-_FORWARDED_INSIDE = FORWARDED | {b"authorization"}
+_FORWARDED_INSIDE = FORWARDED | {b"authorization", b"idempotency-key"}
 """To AIRI's own control plane over its unix socket, which serves workflows as models in the caller's name."""
 _USER_AGENT = b"airi"
 
