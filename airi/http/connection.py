@@ -64,7 +64,7 @@ class Connection(RequestReader):
         self.transport = None
         self.server.connections.discard(self)
         request, self._current, self._next = self._current, None, None
-        if request is not None and request.task is not None:
+        if request is not None and request.task is not None and not request.finished:
             self.server.cancel(request.task)
         for waiter in self._drainers:
             if not waiter.done():

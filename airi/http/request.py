@@ -150,7 +150,10 @@ class Request:
         connection.response_finished(self)
 
     def abort(self) -> None:
-        """Cut the connection, so that the client sees a truncated answer rather than a whole one."""
+        """Cut the connection, so that the client sees a truncated answer rather than a whole one.
+
+        The handler goes on: it knows, and may have something to settle.
+        """
         self.started = self.finished = True
         self._connection.abort()
 

@@ -22,7 +22,7 @@ _SENTENCES = (
     "The same prompt with the same seed gives the same words.",
     "Ask for tools or for a schema and the arguments will fit it.",
     "Point the model's alias at a real engine and nothing else has to change.",
-    "Every token you see here was counted, priced at nothing and recorded.",
+    "Every token you see here is counted and recorded as a real one would be.",
     "There is no knowledge in these lines, only their shape.",
 )
 

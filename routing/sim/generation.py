@@ -154,13 +154,19 @@ class Generation:
         if self._ended:
             return
         if behaviour.disconnect_after is not None and sent >= behaviour.disconnect_after:
-            self._ended = True
+            self._end()
             self._request.abort()
         elif behaviour.end_after is not None and sent >= behaviour.end_after:
-            self._ended = True
+            self._end()
             self._request.finish()
         elif behaviour.stall_after is not None and sent >= behaviour.stall_after and self._held is None:
             self._held = []
+
+    def _end(self) -> None:
+        """Nothing more is sent, and nothing more is computed."""
+        self._ended = True
+        if not self._done.done():
+            self._done.set_result(None)
 
     def _write(self, index: int, delta: str, reason: str | None) -> None:
         if self._ended:

@@ -382,6 +382,23 @@ async def test_handler_may_go_on_after_its_answer_and_is_not_cancelled_then() ->
         assert settled.is_set()
 
 
+async def test_handler_that_cuts_its_answer_is_not_cancelled() -> None:
+    settled = asyncio.Event()
+
+    async def handler(request: Request) -> None:
+        request.start(200, [])
+        request.write(b"x")
+        request.abort()
+        for _ in range(5):
+            await asyncio.sleep(0.005)
+        settled.set()
+
+    async with serving(handler) as server:
+        with contextlib.suppress(ConnectionError):
+            assert b"0\r\n\r\n" not in await talk(server.port, GET)
+        await asyncio.wait_for(settled.wait(), 5)
+
+
 async def test_failing_handlers_are_answered_or_cut(caplog: pytest.LogCaptureFixture) -> None:
     async def handler(request: Request) -> None:
         if request.path == "/late":

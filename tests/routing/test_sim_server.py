@@ -272,6 +272,9 @@ async def test_streams_break_where_they_are_told_to(sim: Sim) -> None:
         body = {"model": "sim/small", "messages": [{"role": "user", "content": "x"}], "stream": not whole}
         with pytest.raises(HttpClientError if whole else Truncated):
             await sim.post(b"/v1/chat/completions", body, x_sim="disconnect_after=3")
+    engine = sim.replica._models["sim/small"].engine
+    await until(lambda: engine.running == 0)
+    assert engine.counters.aborted_sequences == 1, "what nobody will read is not computed"
     script = {"text": "one two three four five", "end_after": 3}
     assert joined(await sim.stream(sim=script)) == "one two three"
     events = await sim.stream(sim=script)
