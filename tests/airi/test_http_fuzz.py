@@ -232,7 +232,9 @@ def test_heads_that_repeat_are_read_as_the_parser_reads_them(
 @BUDGET
 @given(st.lists(BODY, min_size=2, max_size=5), VALUE, st.lists(st.integers(0, 5000), max_size=3))
 def test_answers_whose_heads_repeat(bodies: list[bytes], value: bytes, points: list[int]) -> None:
-    answers = [b"HTTP/1.1 200 OK\r\nx-a: %b\r\ncontent-length: %d\r\n\r\n%b" % (value, len(b), b) for b in bodies]
+    answers = [
+        b"HTTP/1.1 200 OK\r\nx-a: %b\r\ncontent-length: %d\r\n\r\n%b" % (value, len(b), b) for b in bodies
+    ]
 
     async def exchange() -> list[tuple[object, ...]]:
         pool = HttpPool("http://127.0.0.1:9")
