@@ -11,9 +11,12 @@ import json
 import logging
 import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import redis
 from sqlalchemy import Engine, text
+
+if TYPE_CHECKING:  # it takes as long to import as everything else here, and readers do not need it
+    import redis
 
 CHANNEL = "airi:notify"
 VERSIONS = "airi:versions"
@@ -56,11 +59,13 @@ def announce(client: redis.Redis | None, **fields: int) -> bool:
     """Raise ``snapshot`` or ``keys`` in Redis and publish; return whether Redis took it. Never raises."""
     if client is None:
         return False
+    from redis import RedisError
+
     arguments = [str(part) for item in fields.items() for part in item]
     try:
         client.eval(_RAISE, 1, VERSIONS, *arguments)
         client.publish(CHANNEL, json.dumps(fields))
-    except (redis.RedisError, OSError) as error:
+    except (RedisError, OSError) as error:
         _log.warning(
             "Redis did not take a notice; the control plane repeats it", extra={"error": repr(error)}
         )

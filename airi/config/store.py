@@ -11,8 +11,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
-import redis
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from airi.clock import unix_ms
@@ -59,6 +59,9 @@ from airi.config.validation import Validators, check
 from airi.database import write
 from airi.errors import ConfigError, UnavailableError
 from airi.vault import Vault
+
+if TYPE_CHECKING:
+    import redis
 
 _ATTEMPTS = 20
 

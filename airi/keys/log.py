@@ -12,9 +12,9 @@ import os
 import secrets
 from collections.abc import Callable, Iterable
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import msgspec
-import redis
 from sqlalchemy import Connection, Engine, insert, select, update
 
 from airi import audit
@@ -29,6 +29,9 @@ from airi.keys.schema import key_head, key_log, keys
 from airi.keys.scopes import networks
 from airi.secrets import Secret
 from airi.vault import Vault
+
+if TYPE_CHECKING:
+    import redis
 
 PAGE = 5_000
 MAX_OVERLAP_MS = 90 * 24 * 3_600_000
