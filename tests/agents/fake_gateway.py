@@ -63,7 +63,7 @@ class FakeGateway:
         tools = body.get("tools", [])
         if body["model"] == "tooler" and done < len(tools) and body.get("tool_choice") != "none":
             function = tools[done]["function"]
-            arguments = {name: 3 for name in function["parameters"].get("required", [])}
+            arguments = dict.fromkeys(function["parameters"].get("required", []), 3)
             call = {
                 "id": f"c{done}",
                 "type": "function",

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from sqlalchemy import Engine as Database
 from sqlalchemy import select
 
@@ -26,6 +25,8 @@ from agents.tools.functions import Registry
 from agents.tools.toolbox import ToolBox
 from agents.tuning import Tuning
 from airi.config.document import ConfigDocument
+from airi.config.kinds import Workflow
+from airi.config.loader import load_text
 from airi.content import ContentStore
 from airi.ids import new_span_id, new_trace_id
 from airi.keyring import KeyRing
@@ -39,25 +40,12 @@ RING = KeyRing([Secret("tests-" + "x" * 40)])
 TRACE = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
 
 
-def define(text: str) -> Definition:
+def define(text: str, name: str = "test") -> Definition:
     """A definition from YAML without its head."""
-    document = yaml.load(text, Loader=_Yaml12)
-    head = {
-        "apiVersion": "airi/v1alpha1",
-        "kind": "Workflow",
-        "metadata": {"name": document.pop("name", "test")},
-    }
-    return checking.parse(head | document)
-
-
-class _Yaml12(yaml.SafeLoader):
-    """``on`` is a word, as in YAML 1.2."""
-
-
-_Yaml12.yaml_implicit_resolvers = {
-    key: [(tag, regexp) for tag, regexp in found if tag != "tag:yaml.org,2002:bool" or key in "tTfF"]
-    for key, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+    head = f"apiVersion: airi/v1alpha1\nkind: Workflow\nmetadata: {{name: {name}}}\n"
+    (loaded,) = load_text(head + text, "flow.yaml")
+    assert isinstance(loaded.resource, Workflow)
+    return checking.parse(loaded.resource, loaded.where)
 
 
 class HostileBroker:
