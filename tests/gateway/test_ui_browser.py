@@ -18,6 +18,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
+from agents.commands import Starter
+from tests.gateway.test_ui_runs import run_service
 from tests.gateway.ui_world import World, good_call, make_world, refused_call, serving
 
 T = TypeVar("T")
@@ -94,7 +96,7 @@ def driver(
 
 @pytest.fixture
 def world(home: Path, redis_url: str) -> Iterator[World]:
-    made = make_world(home, redis_url)
+    made = make_world(home, redis_url, run_service(home))
     writer = subprocess.Popen([sys.executable, "-m", "observability.writer"], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 15
     while not (made.settings.sockets / "writer-http.sock").exists():
@@ -232,6 +234,19 @@ def test_a_narrow_window_does_not_scroll_sideways(world: World, page: Page) -> N
         page.open(path)
         assert page.driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     page.driver.set_window_size(1400, 1000)
+
+
+def test_a_run_is_approved_on_its_page(world: World, page: Page) -> None:
+    run_id, _ = world.services.run_service.start("triage", {"ticket": "T-1"}, Starter("acme", "search", "k"))
+    page.open(f"/ui/runs/{run_id}")
+    assert page.find('[data-step="ask"]').get_attribute("data-step-state") == "waiting"
+    assert page.driver.execute_script(_CONTRAST) == []
+    page.find("input[name=comment]").send_keys("fine")
+    page.find("button[value=approve]").click()
+    page.until(lambda: page.find('[data-step="ask"]').get_attribute("data-step-state") == "succeeded")
+    page.driver.execute_script("window.confirm = () => true")
+    page.find("button.danger").click()
+    page.until(lambda: page.find("[data-state]").text in ("cancelled", "stopping"))
 
 
 _CONTRAST = """
