@@ -55,7 +55,7 @@ def group(name: str, summary: str, parts: Sequence[Parser]) -> Parser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             conflict_handler="resolve",
             allow_abbrev=False,
-        ).set_defaults(run=part.get_default("run"))
+        ).set_defaults(execute=part.get_default("execute"))
     return parser
 
 
@@ -63,7 +63,7 @@ def _finish(parser: Parser, run: Command) -> None:
     parser.add_argument(
         "--output", choices=("text", "json"), default="text", help="how to print the result (default: text)"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(execute=run)
 
 
 def run(build: Callable[[], Parser], words: Sequence[str]) -> int:
@@ -73,7 +73,7 @@ def run(build: Callable[[], Parser], words: Sequence[str]) -> int:
     except SystemExit as end:  # argparse has printed the help or what it did not understand
         return end.code if isinstance(end.code, int) else 2
     try:
-        return int(arguments.run(arguments))
+        return int(arguments.execute(arguments))
     except ConfigError as error:
         sys.stderr.writelines(f"airi: {problem}\n" for problem in error.problems)
     except AiriError as error:

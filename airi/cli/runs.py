@@ -73,6 +73,8 @@ def watch(client: Client, run_id: str, *, quiet: bool = False) -> Json:
             picture.draw()
         elif not quiet:
             line(_event(event))
+            if event.name == "step.waiting" and (event.data.get("data") or {}).get("wait") == "approval":
+                line(f"          it waits for a person: airi run approve {run_id}   (or --reject)")
         if str(event.data.get("type", event.name)).removeprefix("run.") in ENDED:
             break
     run: Json = client.call("GET", f"/v1/runs/{run_id}")

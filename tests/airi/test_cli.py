@@ -36,7 +36,7 @@ def test_every_command_has_an_example_and_json(name: str) -> None:
     for parser in _parsers(theme.PARSERS[name]()):
         assert parser.epilog is not None, parser.prog
         assert f"airi {name}" in parser.epilog.partition("example:\n")[2], parser.prog
-        if parser.get_default("run") is not None:
+        if parser.get_default("execute") is not None:
             assert "--output" in parser.format_help(), parser.prog
 
 
