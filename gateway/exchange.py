@@ -66,7 +66,6 @@ class Exchange:
         "reservation_id",
         "route",
         "run",
-        "sent_upstream",
         "session",
         "settled",
         "snapshot",
@@ -122,7 +121,6 @@ class Exchange:
         self.detections: dict[str, int] = {}
         self.guard: ResponseGuard | None = None
         # forward
-        self.sent_upstream = False
         self.stream_failed = False
         self.reply_reference = ""
         self.route: Route | None = None

@@ -17,7 +17,7 @@ Header = tuple[bytes, bytes]
 
 @dataclass(slots=True)
 class Call:
-    """A call ready to be routed. Routing reads it and never changes it.
+    """A call ready to be routed. Routing reads it and changes nothing of it but ``sent``.
 
     ``weight`` is the tenant's share of a full pool; ``priority`` orders one tenant's own waiting calls (higher first).
     ``deadline`` is in seconds of :func:`time.monotonic`. ``headers`` may hold only what is meant for the upstream
@@ -40,6 +40,8 @@ class Call:
     headers: Sequence[Header] = ()
     overrides: Mapping[str, Any] | None = None
     needs: Needs = NOTHING
+    sent: bool = False
+    """Set by the router: an upstream may have begun to serve it, and no answer has said otherwise."""
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):

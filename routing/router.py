@@ -204,14 +204,16 @@ class _Flight:
         call, replica = self._call, lease.replica
         assert replica is not None
         response: UpstreamResponse | None = None
-        kept = False
+        kept, sent_before = False, call.sent
         try:
             total_ms = self._remaining_ms(place, sent)
             if total_ms <= 0:
                 return self._too_late()
+            call.sent = True  # until it is known that nothing was served: the caller may leave at any moment
             response = await replica.upstream.send(call, target.model, drop, total_ms)
             if response.status >= 300 or response.status < 200:
                 body = await response.read(_ERROR_BODY_LIMIT)
+                call.sent = sent_before
                 return of_status(response.status, response.headers, body, route.alias, place.spec.api_key)
             first = await response.next_block() if call.stream else None
             body = b"" if call.stream else await response.read(self._router._body_limit)
@@ -219,6 +221,7 @@ class _Flight:
                 raise Truncated("The stream ended before it began.")
             kept = True
         except HttpClientError as error:
+            call.sent = sent_before or error.reached_upstream
             return of_error(error, route.alias)
         finally:
             if response is not None and not kept:

@@ -145,6 +145,8 @@ async def _deliver_stream(runtime: Runtime, exchange: Exchange, answer: Answer) 
         exchange.finish_reasons = relay.finish_reasons
         if relay.usage is not None:
             exchange.usage = from_openai(relay.usage)
+            if not relay.done:
+                exchange.usage.source = "estimated"  # more may have been made after this count
         if exchange.guard is not None:
             note(exchange, "response_policy", exchange.guard.decision, since)
     exchange.mark("last_byte")

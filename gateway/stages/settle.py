@@ -65,13 +65,13 @@ def _final_usage(exchange: Exchange) -> Usage:
     """Return the upstream's usage, else an estimate of what was streamed, else nothing."""
     if exchange.usage is not None:
         return exchange.usage
-    answer = exchange.answer
-    reached = (answer is not None and answer.status < 400) or exchange.sent_upstream
+    answer, call = exchange.answer, exchange.call
+    reached = (answer is not None and answer.status < 400) or (call is not None and call.sent)
     if not reached:
         exchange.usage = Usage()
     else:
-        # The caller left, or the upstream does not count: what arrived is counted by its events, what was promised
-        # beyond it is not known to have been made.
+        # The caller left, or the upstream does not count: what arrived is counted by its events. What was promised
+        # beyond it may have been made: see _price.
         exchange.usage = estimated(exchange.input_estimate, exchange.chunks)
     return exchange.usage
 
@@ -83,11 +83,26 @@ def _price(exchange: Exchange, usage: Usage) -> None:
             usage.input_tokens, usage.output_tokens, usage.cached_tokens
         )
         exchange.price_source = answer.price.source
+        _keep_promise(exchange, usage)
     elif usage.source != "none":
         plan, admitted = exchange.plan, exchange.admitted
         assert plan is not None
         # Without a price of its own (or cut off before it was known which target serves) a call settles at its hold.
         exchange.cost_usd_micros = admitted.hold_usd_micros if admitted is not None else 0
+        exchange.price_source = "hold"
+
+
+def _keep_promise(exchange: Exchange, usage: Usage) -> None:
+    """Under a hard budget, charge the hold where no upstream said what was used.
+
+    A caller may leave and the upstream go on to the ``max_tokens`` that it was promised: a hard budget pays for what is
+    not known, else it could be overspent. A soft budget pays for what arrived.
+    """
+    plan, admitted = exchange.plan, exchange.admitted
+    if usage.source != "estimated" or plan is None or admitted is None or not plan.scopes.has_hard:
+        return
+    if admitted.hold_usd_micros > exchange.cost_usd_micros:
+        exchange.cost_usd_micros = admitted.hold_usd_micros
         exchange.price_source = "hold"
 
 
