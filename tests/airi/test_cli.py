@@ -50,7 +50,7 @@ def test_every_command_has_an_example_and_json(name: str) -> None:
         (["up", "--help"], 0),
         (["up", "--nonsense"], 2),
         (["trace"], 2),
-        (["trace", "show"], 2),
+        (["run", "show"], 2),
         (["doctor", "--output", "xml"], 2),
     ],
 )

@@ -76,12 +76,15 @@ class Tree:
         """Everything below the supervisor, however deep."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
-    def pid_of(self, module: str) -> int:
-        """The process that runs a module (or a program) of the tree."""
+    def pid_of(self, module: str, *, other_than: int = 0) -> int | None:
+        """The process that runs a module of the tree, or ``None`` when there is none (yet)."""
         for process in self.processes():
-            if any(module in word for word in process.cmdline()):
-                return process.pid
-        raise AssertionError(f"no process of {module}")
+            try:
+                if module in process.cmdline() and process.pid != other_than:
+                    return process.pid
+            except psutil.NoSuchProcess:  # gone, or a zombie
+                continue
+        return None
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End it in order and return the exit status."""
