@@ -25,6 +25,7 @@ from agents.engine import Engine
 from agents.errors import InputError, RunsBusyError, TooDeepError, UnknownRunError, UnknownWorkflowError
 from agents.schema import events, runs
 from agents.spans import Spans, SpanSink
+from agents.tools.functions import load_tools
 from agents.tools.toolbox import ToolBox
 from airi.config.document import ConfigDocument
 from airi.config.kinds import Model, Workflow
@@ -284,7 +285,8 @@ def build(
     config_store: ConfigStore,
     sink: SpanSink | None = None,
 ) -> RunService:
-    """The service of the control plane, over an already migrated runs database."""
+    """The service of the control plane, over an already migrated runs database; loads the function tools."""
+    load_tools()  # not to call them, but to know which there are
     engine = Engine(runs_database, ContentStore(runs_database, ring))
     document = FreshDocument(config_store.current)
     engine.store.on_ended = Spans(sink, "control").run
