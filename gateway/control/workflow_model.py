@@ -33,6 +33,7 @@ COST_HEADER = "x-airi-cost-usd-micros"
 _HEARTBEAT_S = 10.0
 _LONGEST_S = 3_600.0
 _STATUS = {"rate_limit": 429, "budget": 429, "timeout": 504, "policy": 403, "rejected": 409}
+_ANSWERS = ("answer", "text", "report")
 _STOPPED = (*RUN_ENDED, "waiting", "needs_review")
 
 
@@ -171,11 +172,18 @@ async def _settled(service: RunService, run_id: str) -> dict[str, Any] | None:
     return None
 
 
+def _main_of(outputs: dict[str, Any]) -> Any:
+    """The output that is the answer: the only one, or the one that is called so; else all of them."""
+    if len(outputs) == 1:
+        return next(iter(outputs.values()))
+    return next((outputs[name] for name in _ANSWERS if name in outputs), outputs)
+
+
 def answer_of(run: dict[str, Any]) -> str:
     """What the model says: the workflow's output, or for what the run waits. Raises for a run that failed."""
     if run["state"] == "completed":
         outputs = run["outputs"]
-        value = next(iter(outputs.values())) if isinstance(outputs, dict) and len(outputs) == 1 else outputs
+        value = _main_of(outputs) if isinstance(outputs, dict) else outputs
         return value if isinstance(value, str) else msgspec.json.encode(value).decode()
     if run["approvals"]:
         asked = run["approvals"][0]
