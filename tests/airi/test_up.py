@@ -135,7 +135,8 @@ def _ready(tree: Tree) -> bool:
 
 def test_a_second_start_on_the_same_home_is_refused(tree: Tree) -> None:
     second = Tree(tree.home)
-    assert second.stop() == 1
+    assert second.process.wait(30) == 1
+    second.stop()
     assert any("AIRI already runs on" in line for line in second.lines)
 
 
