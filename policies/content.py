@@ -31,10 +31,33 @@ def request_texts(body: Body) -> Iterator[Slot]:
         for index, message in enumerate(messages):
             if isinstance(message, dict):
                 yield from message_texts(message, ("messages", index))
-    for field in ("prompt", "input", "instructions", "system"):
+    for field in _OTHER_TEXTS:
         value = body.get(field)
         if value is not None:
             yield from _texts(value, (field,))
+
+
+_PLAIN_MESSAGE = frozenset({"role", "content", "name"})
+_OTHER_TEXTS = ("prompt", "input", "instructions", "system")
+
+
+def plain_texts(body: Body) -> list[str] | None:
+    """Return the texts of a chat whose messages are plain strings; ``None`` where there is more to look at."""
+    messages = body.get("messages")
+    if not isinstance(messages, list):
+        return None
+    texts: list[str] = []
+    for message in messages:
+        if type(message) is not dict or not message.keys() <= _PLAIN_MESSAGE:
+            return None
+        text = message.get("content")
+        if type(text) is not str:
+            return None
+        texts.append(text)
+    for field in _OTHER_TEXTS:
+        if field in body:
+            return None
+    return texts
 
 
 def response_texts(body: Body) -> Iterator[tuple[int, Slot]]:

@@ -22,7 +22,7 @@ from policies.engine_guard import ResponseGuard
 from policies.engine_types import CallFacts, PolicyDecision
 from policies.redaction import JsonStream, TextStream
 from policies.redaction.text import apply
-from policies.variables import NOTHING, Observed, Situation
+from policies.variables import NOTHING, Observed, Reader, Situation
 
 __all__ = ["CallFacts", "PolicyDecision", "PolicyEngine", "PolicySet", "ResponseGuard"]
 
@@ -113,10 +113,44 @@ class Stage:
         self.policies = tuple(policies)
         self.scanner = make_scanner(policies)
         self._conditions = Conditions(policies)
-        self._reads_text = any(policy.program.references & variables.TEXT for policy in policies)
+        references = frozenset(name for policy in policies for name in policy.program.references)
+        self._reads_text = bool(references & variables.TEXT)
+        self._facts = Reader(references & variables.FACTS)
+        self._quiet: dict[tuple[Any, ...], PolicyDecision] = {}
 
     def decide(self, situation: Situation, body: Body) -> PolicyDecision:
         """Evaluate all policies on a whole request."""
+        if not self._reads_text and self._is_clean(body):
+            return self._without_matches(situation)
+        return self._decide(situation, body)
+
+    def _is_clean(self, body: Body) -> bool:
+        """Whether one look at the plain texts of a body tells that no detector will find anything in it."""
+        if self.scanner is None:
+            return True
+        texts = content.plain_texts(body)
+        try:
+            return texts is not None and not self.scanner.maybe("\n".join(texts))
+        except Exception:  # noqa: BLE001  # the long way meets the same failure and lets on_error decide
+            return False
+
+    def _without_matches(self, situation: Situation) -> PolicyDecision:
+        """Decide where nothing was found: by the facts alone, which most calls of a key share, so it is remembered."""
+        facts = self._facts.read(situation)
+        found = self._quiet.get(facts)
+        if found is None:
+            observed, _ = self._observe([], 0)
+            found = combine(self.verdicts(situation._replace(observed=Observed({}, 0.0, 0)), observed, ""))
+            _drop_empty_redaction(found)
+            if len(self._quiet) >= _CACHED:
+                self._quiet.clear()
+            self._quiet[facts] = found
+        return PolicyDecision(
+            effect=found.effect, policy=found.policy, reason=found.reason, message=found.message,
+            route_to=found.route_to, shadows=list(found.shadows),
+        )  # fmt: skip
+
+    def _decide(self, situation: Situation, body: Body) -> PolicyDecision:
         slots = list(content.request_texts(body)) if self.scanner is not None or self._reads_text else []
         chars = sum(len(slot.text) for slot in slots)
         failure = ""
@@ -131,9 +165,7 @@ class Stage:
         decision.detections = counts
         if decision.effect != "deny" and matches and self.scanner is not None:
             decision.body = _redacted(verdicts, self.scanner, slots, body)
-        if decision.effect == "redact" and decision.body is None:
-            # There was nothing to redact, so nothing was done.
-            decision.effect, decision.policy, decision.reason, decision.message = "allow", "", "", ""
+        _drop_empty_redaction(decision)
         return decision
 
     def verdicts(self, situation: Situation, observed: dict[str, Observed], failure: str) -> list[Verdict]:
@@ -160,6 +192,12 @@ class Stage:
                 counts = Counter(match.name for match in own)
                 observed[policy.name] = Observed(counts, best, chars, policy.known)
         return observed, dict(Counter(match.name for match in matches))
+
+
+def _drop_empty_redaction(decision: PolicyDecision) -> None:
+    """There was nothing to redact, so nothing was done."""
+    if decision.effect == "redact" and decision.body is None:
+        decision.effect, decision.policy, decision.reason, decision.message = "allow", "", "", ""
 
 
 def make_scanner(policies: Sequence[CompiledPolicy]) -> Scanner | None:
