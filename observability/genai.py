@@ -43,7 +43,7 @@ _CALL: tuple[CallField, ...] = (
     ("airi.user", lambda c: c.user),
     ("airi.tags", lambda c: c.tags or None),
     ("airi.request_id", lambda c: c.request_id),
-    ("airi.model", lambda c: c.version or c.alias),
+    ("airi.model", lambda c: c.served_as or c.alias),
     ("airi.target", lambda c: c.target),
     ("airi.cost_usd", lambda c: c.cost_usd_micros / 1e6),
     ("airi.price_source", lambda c: c.price_source),

@@ -101,7 +101,7 @@ class CallRecord(msgspec.Struct, array_like=True, kw_only=True, gc=False):
     """The model as the caller asked for it."""
     alias: str = ""
     version: str = ""
-    """``alias@version`` that served; a fallback's own where one did."""
+    """The version that served, alone or as ``alias@version`` where a fallback of another alias did."""
     target: str = ""
     provider: str = ""
     """OpenTelemetry's ``gen_ai.provider.name``: ``openai``, ``anthropic``, ``vllm``, ``sim``."""
@@ -145,6 +145,11 @@ class CallRecord(msgspec.Struct, array_like=True, kw_only=True, gc=False):
     """The answer came from the idempotency store; nothing was sent upstream."""
     chunks: int = 0
     """Events of the stream as sent to the caller."""
+
+    @property
+    def served_as(self) -> str:
+        """``alias@version`` of what served; empty when nothing did."""
+        return self.version if not self.version or "@" in self.version else f"{self.alias}@{self.version}"
 
 
 class CallContent(msgspec.Struct, array_like=True, gc=False):

@@ -20,21 +20,11 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from agents.commands import Starter
 from tests.gateway.test_ui_runs import run_service
+from tests.gateway.ui_browser import chrome_options
 from tests.gateway.ui_world import World, good_call, make_world, refused_call, serving
 
 T = TypeVar("T")
 pytestmark = pytest.mark.browser
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1400,1000",
-]
 
 
 class Page:
@@ -83,12 +73,8 @@ def driver(
     chromedriver = shutil.which("chromedriver")
     if not chromium or not chromedriver:
         lacks("Chromium with its driver (apt-get install chromium chromium-driver)")
-    options = webdriver.ChromeOptions()
+    options = chrome_options(tmp_path_factory.mktemp("chromium"))
     options.binary_location = chromium
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     made = webdriver.Chrome(options=options, service=Service(chromedriver))
     yield made
     made.quit()

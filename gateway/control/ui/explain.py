@@ -22,6 +22,7 @@ _ALWAYS = ("auth", "limits", "policy", "route", "attempts", "price")
 _OUTCOMES = {
     "ok": "answered",
     "status": "refused by the upstream",
+    "error": "failed",
     "cancelled": "the caller left",
     "queue_full": "the waiting room was full",
     "queue_timeout": "waited too long for its turn",

@@ -117,12 +117,12 @@ def _tell_policy(call: CallRecord, decision: Decision, rest: dict[str, Any], pas
 
 def _tell_route(call: CallRecord, decision: Decision, rest: dict[str, Any], passage: Passage) -> None:
     target = str(rest.pop("target", "") or call.target)
-    version = str(rest.pop("version", "") or call.version)
+    version = str(rest.pop("version", "") or call.served_as)
     reason = str(rest.pop("reason", "") or decision.reason)
     if target:
         say(passage, f"Served by {target}" + (f" as {version}" if version else ""))
     say(passage, _ROUTE_REASONS.get(reason, reason.replace("_", " ")))
-    if decision.reason and decision.reason != reason:
+    if decision.reason not in ("", reason, f"served by {target}"):
         say(passage, _ROUTE_REASONS.get(decision.reason, decision.reason))
     candidates = [c for c in rest.pop("candidates", None) or () if isinstance(c, Mapping)]
     if candidates:

@@ -33,9 +33,8 @@ def usd(micros: int | float | None) -> str:
     dollars = micros / 1_000_000
     if abs(dollars) >= 1:
         return f"${dollars:,.2f}"
-    if abs(dollars) >= 0.01:
-        return f"${dollars:.4f}"
-    return f"${dollars:.6f}".rstrip("0")
+    whole, _, digits = f"{dollars:.6f}".partition(".")
+    return f"${whole}.{digits.rstrip('0'):0<2}"
 
 
 def rate(micros_per_million: int) -> str:
