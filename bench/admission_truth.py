@@ -371,8 +371,10 @@ class Truth:
                 )
                 _demand(call.dead and excused, f"{name}: admitted, and not in the ledger")
         elif call.answer is not None:
-            # Refused: charged nothing, unless its process died before it could take an admission back.
-            _demand(total == 0 or call.dead, f"{name}: {call.answer} and charged {entries}")
+            # Refused: charged nothing, unless its process died before it could take an admission back, or (only rates,
+            # which go on without an epoch) the command came back from the dead after Redis had lost its data.
+            late = call.generation < self._generation and not call.request.scopes.has_money
+            _demand(total == 0 or call.dead or late, f"{name}: {call.answer} and charged {entries}")
 
 
 def _demand(holds: bool, what: str) -> None:

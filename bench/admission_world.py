@@ -147,7 +147,7 @@ class Process:
     def __init__(self, name: str, raw: RawRedis, server: Server, clock: Callable[[], float]) -> None:
         self.name = name
         self.wire = Wire(raw, server)
-        options = AdmissionOptions(local_requests_per_minute=30)
+        options = AdmissionOptions(local_requests_per_minute=30, epoch_wait_ms=0)
         redis_ = cast("PipelinedRedis", self.wire)
         self.admission = Admission(redis_, name, options, scripts=SIM_SCRIPTS, clock=clock)
         self.admission.attach()

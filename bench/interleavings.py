@@ -100,7 +100,7 @@ class History:
         with write(self.engine) as connection:
             for table in METADATA.sorted_tables:
                 connection.execute(table.delete())
-        self.server.mset({CLOCK_KEY: self.now_us, "airi:epoch": "server-1"})
+        self.server.mset({CLOCK_KEY: self.now_us, "airi:epoch": "server-1:0"})
         self.consumer = LedgerConsumer(self.engine, self.server)
         self.reaper = Reaper(self.engine, self.server, scripts=SIM_SCRIPTS)
         for _ in range(3):
@@ -118,6 +118,9 @@ class History:
     async def run(self) -> None:
         """Live through the history, then put all in order and check the books."""
         self.begin()
+        for each in self.processes:
+            await self.on_beat(each)
+        await self._quiet()
         names = [name for name, _ in EVENTS]
         weights = [weight for _, weight in EVENTS]
         for name in self.random.choices(names, weights, k=STEPS):

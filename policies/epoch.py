@@ -1,7 +1,7 @@
 """Money after Redis lost data: refused until it is rebuilt from what is known elsewhere.
 
-The *epoch* (key ``airi:epoch``) is the identity of the Redis server for which money was built: after FLUSHALL it is missing,
-after a restart, a failover or a restore it names another server. Then budgets refuse (503) while rates go on, settlements
+The *epoch* (key ``airi:epoch``) names the Redis server for which money was built, and the rebuild that did it: after
+FLUSHALL it is missing, after a restart, a failover or a restore it names another server. Then budgets refuse (503) while rates go on, settlements
 wait in their processes, and :func:`rebuild`
 
 1. announces itself; every living process reports its open reservations and the settlements that SQL may not have;
@@ -31,7 +31,7 @@ from typing import Any
 
 import msgspec
 import redis as redis_library
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, Row, exists, select
 
 from airi.clock import unix_ms
 from airi.database import write
@@ -41,14 +41,16 @@ from policies.errors import LedgerError
 from policies.keyspace import expires_at_s, money_suffixes, user_suffixes
 from policies.ledger.consumer import LedgerConsumer
 from policies.ledger.posting import chunks, post
-from policies.names import prefix
+from policies.names import epoch_name, prefix
 from policies.processes import living
-from policies.reaper import server_id
+from policies.reaper import current_epoch, server_id
 from policies.schema import COUNTERS, EPOCHS, LEDGER, OPEN
 
 _LOCK_MS = 30_000
 _LEASE_MS = 15_000
 _POLL_S = 0.02
+_TOMBSTONE_MS = 2 * 86_400_000
+_SETTLED = wire.ENCODER.encode(["s"])
 
 
 class RebuildReport(msgspec.Struct, frozen=True):
@@ -76,7 +78,7 @@ class _Known:
 
 def money_ready(redis: redis_library.Redis) -> bool:
     """Say whether money is built for the server that answers."""
-    return bool(redis.get(EPOCH) == server_id(redis).encode())
+    return current_epoch(redis) is not None
 
 
 def rebuild(
@@ -106,7 +108,7 @@ class Rebuild:
         self._engine = engine
         self._redis = redis
         self._scripts = scripts
-        self._epoch = ""
+        self._server = ""
         self._started = time.monotonic()
         self._name = secrets.token_hex(8)
         self._money: dict[str, set[str]] = {}
@@ -114,8 +116,8 @@ class Rebuild:
 
     def begin(self) -> bool:
         """Announce the rebuild; false when none is needed or another one is at work."""
-        self._epoch = server_id(self._redis)
-        if self._redis.get(EPOCH) == self._epoch.encode():
+        self._server = server_id(self._redis)
+        if current_epoch(self._redis) is not None:
             return False
         return bool(self._redis.set(REBUILD, self._name, nx=True, px=_LOCK_MS))
 
@@ -139,9 +141,20 @@ class Rebuild:
         self._money, self._users = money_suffixes(self._redis), user_suffixes(self._redis)
         tenants = self._collect(reports)
         settled = self._settled(tenants)
-        total = sum(self._put(tenant, known, settled) for tenant, known in tenants.items())
+        reaped = self._reaped()
+        total = sum(
+            self._put(tenant, tenants[tenant], settled, reaped.get(tenant, {}))
+            for tenant in {*tenants, *reaped}
+        )
         answer = RebuildReport(
-            self._epoch, waited_ms, sorted(reports), silent, len(tenants), total, recovered, moved
+            epoch_name(self._server, self._name),
+            waited_ms,
+            sorted(reports),
+            silent,
+            len(tenants),
+            total,
+            recovered,
+            moved,
         )
         self._finish(answer)
         return answer
@@ -179,25 +192,39 @@ class Rebuild:
             known.in_redis = [name.decode() for name in ids]
         return tenants
 
-    def _settled(self, tenants: dict[str, _Known]) -> dict[str, tuple[set[str], int]]:
-        """Return causes and charged sum of those candidates that the ledger has."""
+    def _settled(self, tenants: dict[str, _Known]) -> set[str]:
+        """Return those candidates that the ledger has."""
         candidates = {name for known in tenants.values() for name in (*known.open, *known.in_redis)}
-        found: dict[str, tuple[set[str], int]] = {}
+        found: set[str] = set()
         with self._engine.connect() as connection:
             for ids in chunks(sorted(candidates)):
-                query = select(LEDGER.c.reservation_id, LEDGER.c.cause, LEDGER.c.usd_micros)
-                for name, cause, amount in connection.execute(query.where(LEDGER.c.reservation_id.in_(ids))):
-                    causes, total = found.get(name, (set(), 0))
-                    found[name] = (causes | {cause}, total + amount)
+                found |= set(
+                    connection.scalars(
+                        select(LEDGER.c.reservation_id).where(LEDGER.c.reservation_id.in_(ids)).distinct()
+                    )
+                )
         return found
 
-    def _put(self, tenant: str, known: _Known, settled: dict[str, tuple[set[str], int]]) -> int:
+    def _reaped(self) -> dict[str, dict[str, bytes]]:
+        """Return, by tenant and reservation, tombstones of calls that were reaped lately and may still settle."""
+        late = LEDGER.alias()
+        query = select(LEDGER).where(
+            LEDGER.c.cause == "reaped",
+            LEDGER.c.settled_at_us > (unix_ms() - _TOMBSTONE_MS) * 1_000,
+            ~exists().where(late.c.reservation_id == LEDGER.c.reservation_id, late.c.cause == "late"),
+        )
+        found: dict[str, dict[str, bytes]] = defaultdict(dict)
+        with self._engine.connect() as connection:
+            for row in connection.execute(query):
+                found[row.tenant][row.reservation_id] = _tombstone(row)
+        return found
+
+    def _put(self, tenant: str, known: _Known, settled: set[str], reaped: dict[str, bytes]) -> int:
         """Set one tenant's money; return how many reservations are open."""
+        gone = sorted({*known.open, *known.in_redis} & settled)
         triples: list[str | bytes] = []
-        gone = [name for name in {*known.open, *known.in_redis} if name in settled]
-        for name in gone:
-            causes, charged = settled[name]
-            triples += ["t", name, _tombstone(known.open.get(name), causes, charged)]
+        for name in (*gone, *(reaped.keys() - set(gone))):
+            triples += ["t", name, reaped.get(name, _SETTLED)]
         for name, raw in known.open.items():
             if name not in settled:
                 triples += ["o", name, raw]
@@ -223,7 +250,7 @@ class Rebuild:
             connection.execute(
                 EPOCHS.insert().values(
                     id=self._name,
-                    epoch=self._epoch,
+                    epoch=report.epoch,
                     built_at_ms=unix_ms(),
                     report=msgspec.json.encode(report).decode(),
                 )
@@ -231,18 +258,50 @@ class Rebuild:
         with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.watch(REBUILD)  # type: ignore[no-untyped-call]  # redis-py's own
             held: Any = pipeline.get(REBUILD)
-            if held != self._name.encode() or server_id(self._redis) != self._epoch:
+            if held != self._name.encode() or server_id(self._redis) != self._server:
                 raise LedgerError("the rebuild of money was interrupted")
             pipeline.multi()
             pipeline.hset(VERSIONS, "ledger", "0-0")  # ids of an earlier stream say nothing about this one
-            pipeline.set(EPOCH, self._epoch)
+            pipeline.set(EPOCH, report.epoch)
             pipeline.execute()
 
 
-def _tombstone(record: bytes | None, causes: set[str], charged: int) -> bytes:
-    """What stands for a reservation that the ledger has: a reaped one may still post its difference."""
-    if record is None or causes != {"reaped"}:
-        return wire.ENCODER.encode(["s"])
-    values: list[Any] = msgspec.msgpack.decode(record)
-    values[0], values[3], values[7] = "p", charged, []
-    return wire.ENCODER.encode(values)
+def _tombstone(row: Row[Any]) -> bytes:
+    """What stands for a reaped call, made from its ledger entry: should it settle after all, the difference is posted."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for counter in msgspec.json.decode(row.charged, type=list[str]):
+        suffix, _, name = counter.partition("|")
+        groups[suffix] += [f"s|{name}", f"h|{name}"]
+    request = wire.Request(
+        row.reservation_id,
+        row.tenant,
+        row.team,
+        row.key_id,
+        row.end_user,
+        row.model,
+        row.run_id,
+        row.step,
+        row.trace_id,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    )
+    money = [wire.MoneyGroup(suffix, fields, [0] * (len(fields) // 2)) for suffix, fields in groups.items()]
+    return wire.ENCODER.encode(
+        wire.Record(
+            "p",
+            row.process,
+            row.reserved_at_us,
+            row.usd_micros,
+            row.hold_usd_micros,
+            0,
+            money,
+            [],
+            len(wire.ENCODER.encode(request)),
+            request,
+        )
+    )

@@ -19,7 +19,7 @@ from airi.database import write
 from policies.admission.scripts import EPOCH, PROCESSES, SCRIPTS, TENANTS, Scripts
 from policies.admission.wire import RECORD
 from policies.ledger.posting import chunks
-from policies.names import prefix
+from policies.names import is_epoch_of, prefix
 from policies.schema import LEDGER, OPEN
 from policies.schema import PROCESSES as PROCESS_TABLE
 
@@ -48,8 +48,8 @@ class Reaper:
 
     def run_once(self) -> ReapReport:
         """Write down processes and open reservations, then reap. Does nothing while money is being rebuilt."""
-        epoch = server_id(self._redis)
-        if self._redis.get(EPOCH) != epoch.encode():
+        epoch = current_epoch(self._redis)
+        if epoch is None:
             return ReapReport([], 0, money_ready=False)
         tenants = sorted(name.decode() for name in _members(self._redis))
         self._note_processes()
@@ -157,6 +157,14 @@ def server_id(redis: redis_library.Redis) -> str:
     """Return the identity of the Redis server: new after each restart and on another server."""
     info: Any = redis.info("server")
     return str(info["run_id"])
+
+
+def current_epoch(redis: redis_library.Redis) -> str | None:
+    """Return the epoch when money is built for the server that answers."""
+    epoch: Any = redis.get(EPOCH)
+    if epoch is None or not is_epoch_of(epoch.decode(), server_id(redis)):
+        return None
+    return str(epoch.decode())
 
 
 def _members(redis: redis_library.Redis) -> list[bytes]:

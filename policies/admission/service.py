@@ -36,6 +36,7 @@ from policies.admission.types import (
 )
 from policies.admission.wire import Request, SettlementWire
 from policies.limits import user_suffix
+from policies.names import is_epoch_of
 
 _REBUILD_REPORT_TTL_MS = 600_000
 
@@ -47,7 +48,9 @@ class AdmissionOptions:
     max_open: int = 20_000
     max_backlog: int = 200_000
     beat_ms: int = 1_000
-    rebuild_beat_ms: int = 100
+    rebuild_beat_ms: int = 25
+    epoch_wait_ms: int = 300
+    """How long a call with a budget waits for money to be (re)built before it is refused."""
     local_requests_per_minute: int = 600
     processes: int = 1
     max_call_ms: int = 3_600_000
@@ -79,8 +82,12 @@ class Admission:
         self.estimate = OutputEstimate()
         self.snapshot = 0
         self.keys = 0
-        self.money_ready = False
+        self._ready = asyncio.Event()
+
+    @property
+    def money_ready(self) -> bool:
         """Whether budgets can be charged: Redis is there and money is not being rebuilt (as of the last beat)."""
+        return self._ready.is_set()
 
     @property
     def open(self) -> int:
@@ -90,6 +97,9 @@ class Admission:
     async def start(self) -> None:
         """Begin to beat (leases, retries, reports). The connection may come up later."""
         self.attach()
+        if self._redis.connected:
+            with contextlib.suppress(UnavailableError):
+                await self.beat()
         self._task = asyncio.create_task(self._beat_on(), name="admission-beat")
 
     def attach(self) -> None:
@@ -121,8 +131,14 @@ class Admission:
             return _unavailable("this process has too many unsettled calls")
         if self._backlog > self._options.max_backlog:
             return _unavailable("the ledger lags too far behind; is the control plane up?")
-        scopes = request.scopes
         wire = to_wire(request)
+        answer = await self._ask(request, wire)
+        if isinstance(answer, Refused) and answer.kind == "epoch" and await self._wait_for_money():
+            return await self._ask(request, wire)
+        return answer
+
+    async def _ask(self, request: AdmissionRequest, wire: Request) -> Decision:
+        scopes = request.scopes
         command = self._book.admit_command(scopes.prefix_bulk, scopes.limits_bulk, wire)
         try:
             reply = await self._redis.send(command, self._scripts.admit)
@@ -132,6 +148,16 @@ class Admission:
         except UnavailableError as error:
             return self._without_redis(request, wire, error)
         return self._decide(request, wire, reply)
+
+    async def _wait_for_money(self) -> bool:
+        """Wait a little for a rebuild, or for the first beat on a new connection."""
+        if self._options.epoch_wait_ms == 0:
+            return False
+        try:
+            await asyncio.wait_for(self._ready.wait(), self._options.epoch_wait_ms / 1_000)
+        except TimeoutError:
+            return False
+        return True
 
     def _decide(self, request: AdmissionRequest, wire: Request, reply: list[Any]) -> Decision:
         self.snapshot, self.keys = int(reply[1]), int(reply[2])
@@ -155,7 +181,7 @@ class Admission:
             case 1:
                 kind, scope, limit, remaining, retry_ms = reply[4:]
                 if kind == b"epoch":
-                    self.money_ready = False
+                    self._ready.clear()
                     self._wake.set()
                 return Refused(
                     kind.decode(), scope.decode(), limit, remaining, retry_ms, self.snapshot, self.keys
@@ -268,7 +294,7 @@ class Admission:
         if step is Next.DONE and call.waiter is not None and not call.waiter.done():
             call.waiter.set_result(None)
         elif step is Next.WAIT:
-            self.money_ready = False
+            self._ready.clear()
             self._wake.set()
         elif step is Next.RESTORE:
             self._restore(call)
@@ -291,8 +317,8 @@ class Admission:
     # -- beat
 
     def _connected(self) -> None:
-        self._book.believe(self._redis.run_id)
-        self.money_ready = False
+        self._book.believe("")  # until a beat has asked this server
+        self._ready.clear()
         self._wake.set()
 
     async def _beat_on(self) -> None:
@@ -300,7 +326,7 @@ class Admission:
             try:
                 await self.beat()
             except UnavailableError:
-                self.money_ready = False
+                self._ready.clear()
             beat_ms = self._options.beat_ms if self.money_ready else self._options.rebuild_beat_ms
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), beat_ms / 1_000)
@@ -313,17 +339,18 @@ class Admission:
         reply = await self._redis.evalsha(self._scripts.heartbeat, ["airi:"], [self._book.process])
         epoch, rebuild, snapshot, keys, watermark, self._backlog = reply
         self.snapshot, self.keys = int(snapshot), int(keys)
-        if epoch.decode() == self._redis.run_id:
+        if is_epoch_of(epoch.decode(), self._redis.run_id):
+            self._book.believe(epoch.decode())
             if self._reported:
                 self._book.rebuilt()
                 self._reported = ""
             self._book.committed(watermark)
-            self.money_ready = True
+            self._ready.set()
             for call in list(self._book.open.values()):
                 if call.settlement is not None:
                     self._send(call)
         else:
-            self.money_ready = False
+            self._ready.clear()
             if rebuild:
                 await self._report(rebuild.decode())
         for _, command in list(self._book.renewals(self._clock(), self._options.max_call_ms / 1_000)):

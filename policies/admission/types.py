@@ -80,15 +80,16 @@ class Admitted(msgspec.Struct, frozen=True):
     degraded: bool = False
     """Redis was away and the call has no hard budget: it was let in under a local cap, uncounted as yet."""
 
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        """Return OpenAI's rate-limit headers."""
-        answer: list[tuple[bytes, bytes]] = []
+    def head(self) -> bytes:
+        """Return OpenAI's rate-limit headers as a block of lines, each ended by CRLF."""
+        block = b""
         for name, rate in ((b"requests", self.requests), (b"tokens", self.tokens)):
             if rate is not None:
-                answer.append((b"x-ratelimit-limit-" + name, b"%d" % rate.limit))
-                answer.append((b"x-ratelimit-remaining-" + name, b"%d" % max(0, rate.remaining)))
-                answer.append((b"x-ratelimit-reset-" + name, format_reset(rate.reset_ms)))
-        return answer
+                block += (
+                    b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n"
+                    % (name, rate.limit, name, max(0, rate.remaining), name, format_reset(rate.reset_ms))
+                )
+        return block
 
 
 class Refused(msgspec.Struct, frozen=True):

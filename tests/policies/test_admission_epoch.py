@@ -134,7 +134,7 @@ async def test_rebuild_waits_for_the_living_and_not_for_the_dead(
 
 async def test_a_restarted_server_is_another_epoch(redis_url: str, sql: Engine, client: redis.Redis) -> None:
     assert rebuild(sql, client) is None
-    client.set("airi:epoch", "the server that was")
+    client.set("airi:epoch", "the-server-that-was:1")
     async with kit.admission(redis_url) as service:
         refused = await service.reserve(kit.money(kit.scopes(BUDGET)))
         assert isinstance(refused, Refused)
@@ -186,7 +186,7 @@ async def test_wiped_again_and_again(redis_url: str, sql: Engine, client: redis.
             await asyncio.sleep(0.1)
             client.flushall()
         await asyncio.gather(*callers)
-        await kit.until(lambda: service.open == 0, 20)
+        await kit.until(lambda: service.open == 0 and service.money_ready and money_ready(client), 20)
     stop.set()
     await asyncio.to_thread(thread.join, 10)
     LedgerConsumer(sql, client).run_until_empty()
