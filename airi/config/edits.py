@@ -5,7 +5,7 @@ Here are the rules of managers: who may change what, what gives way, and what pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 
 from airi.config.errors import ManagerConflictError, StaleVersionError, UnknownResourceError
@@ -41,8 +41,12 @@ def apply_edit(
     prune: bool,
     take_over: bool = False,
     expected: int | None = None,
+    own_versions: Set[int] | None = None,
 ) -> Edit:
-    """Write ``wanted`` for ``manager``; all conflicts are told at once."""
+    """Write ``wanted`` for ``manager``; all conflicts are told at once.
+
+    ``own_versions`` narrows what pruning removes to the resources that one of these versions wrote last.
+    """
 
     def edit(state: State) -> Plan:
         if expected is not None and state.version != expected:
@@ -62,7 +66,7 @@ def apply_edit(
         if conflicts:
             raise ManagerConflictError("\n".join(conflicts))
         if prune:
-            _prune(state, wanted, manager, plan)
+            _prune(state, wanted, manager, plan, own_versions)
         if manager == "api":
             _refuse_through_api(plan)
         return plan
@@ -163,9 +167,16 @@ def _require(known: Stored | None, key: Key, if_match: str | None) -> None:
         raise StaleVersionError(f"{key[0]} {key[1]!r} changed since it was read; read it again")
 
 
-def _prune(state: State, wanted: Mapping[Key, AnyResource], manager: Manager, plan: Plan) -> None:
+def _prune(
+    state: State,
+    wanted: Mapping[Key, AnyResource],
+    manager: Manager,
+    plan: Plan,
+    versions: Set[int] | None = None,
+) -> None:
     for key, known in state.resources.items():
-        if known.manager == manager and key not in wanted:
+        mine = known.manager == manager and (versions is None or known.version in versions)
+        if mine and key not in wanted:
             plan.removals[key] = manager
 
 

@@ -114,6 +114,7 @@ class ConfigStore:
         author: str,
         manager: Manager,
         prune: bool = False,
+        prune_own: bool = False,
         comment: str = "",
         take_over: bool = False,
         dry_run: bool = False,
@@ -122,7 +123,8 @@ class ConfigStore:
     ) -> ApplyResult:
         """Write many resources as one version.
 
-        ``prune`` removes what the same manager holds and ``resources`` lack. ``take_over`` makes resources of another
+        ``prune`` removes what the same manager holds and ``resources`` lack; with ``prune_own`` only what ``author`` was
+        the last to write, so that several sources of one manager leave each other alone. ``take_over`` makes resources of another
         manager this one's. ``dry_run`` checks everything and tells the difference, and writes nothing. Raises
         :class:`ConfigError` (all problems), ``ManagerConflictError`` or ``StaleVersionError``.
         """
@@ -132,7 +134,10 @@ class ConfigStore:
         if manager == "adopted":
             edit = adopt_edit(wanted, prune=prune)
         else:
-            edit = apply_edit(wanted, manager, prune=prune, take_over=take_over, expected=expected_version)
+            edit = apply_edit(
+                wanted, manager, prune=prune or prune_own, take_over=take_over, expected=expected_version,
+                own_versions=self._versions_by(author) if prune_own else None,
+            )  # fmt: skip
         return self._commit(
             edit,
             author=author,
@@ -202,6 +207,11 @@ class ConfigStore:
                 if version:
                     read_version(connection, version)
             return compare(read_bodies(connection, before), read_bodies(connection, after))
+
+    def _versions_by(self, author: str) -> frozenset[int]:
+        query = select(config_versions.c.version).where(config_versions.c.author == author[:200])
+        with self._engine.connect() as connection:
+            return frozenset(connection.scalars(query))
 
     def _commit(
         self,

@@ -18,7 +18,7 @@ from agents.checking import problems as workflow_problems
 from airi.config.validation import Validators
 from airi.database import migrate, open_engine
 from airi.settings import Settings
-from airi.storage import CONTENT_ROOMS, prepare
+from airi.storage import CONTENT_ROOMS, prepare, reseal
 from gateway.control import admin, http_errors, policy, runs, traces, workflow_model
 from gateway.control.background import Background, Chore, chores
 from gateway.control.files import ConfigFiles
@@ -50,6 +50,9 @@ def open_services(settings: Settings, emitter: Emitter) -> Services:
     """Return the services over databases that are up to date."""
     engine, runs_engine = open_databases(settings)
     services = build(settings, engine, validators=VALIDATORS, record_store=RecordStore(settings.records))
+    reseal(
+        services.keyring, *{engine, runs_engine}
+    )  # after a rotation of AIRI_SECRET_KEY the old key may then go
     service = agents.service.build(settings, services.keyring, runs_engine, services.config_store, emitter)
     return replace(services, run_service=service)
 

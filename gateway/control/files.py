@@ -43,10 +43,11 @@ class ConfigFiles:
         return True
 
     def _apply(self, path: Path, manager: str) -> None:
+        # A file takes away what it brought itself, never what somebody applied from elsewhere with `airi apply`.
         result = self._store.apply(
             load_files([path]) if path.exists() else [],
-            author=f"file {path.name}", manager="adopted" if manager == "adopted" else "file", prune=True,
-            comment=f"read from {path.name}",
+            author=f"file {path.name}", manager="adopted" if manager == "adopted" else "file",
+            prune=manager == "adopted", prune_own=manager != "adopted", comment=f"read from {path.name}",
         )  # fmt: skip
         self.problem = ""
         for warning in result.warnings:
