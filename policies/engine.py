@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from airi.config.document import ConfigDocument
+from airi.pace import Pace
 from policies import content, variables
 from policies.content import Body, Path, Slot
 from policies.detectors import Candidate, Scanner, Words
@@ -49,9 +50,32 @@ class PolicyEngine:
         self._shared: dict[tuple[str, ...], PolicySet] = {}
 
     @classmethod
-    def compile(cls, document: ConfigDocument) -> PolicyEngine:
-        """Compile a document's policies; raise :class:`~policies.errors.PolicyInputError` naming every problem."""
-        return cls(compile_policies(document))
+    def compile(
+        cls, document: ConfigDocument, before: PolicyEngine | None = None, pace: Pace | None = None
+    ) -> PolicyEngine:
+        """Compile a document's policies; raise :class:`~policies.errors.PolicyInputError` naming every problem.
+
+        What did not change since ``before`` is taken over, compiled policies and sets of them alike.
+        """
+        engine = cls(compile_policies(document, before.policies if before is not None else (), pace))
+        if before is not None:
+            engine._take_over(before)
+        return engine
+
+    def changed_since(self, before: PolicyEngine) -> list[CompiledPolicy]:
+        """Return the policies that only one of the two engines has, or has in another form."""
+        ours, theirs = set(map(id, self.policies)), set(map(id, before.policies))
+        return [
+            *(policy for policy in self.policies if id(policy) not in theirs),
+            *(policy for policy in before.policies if id(policy) not in ours),
+        ]
+
+    def _take_over(self, before: PolicyEngine) -> None:
+        ours = set(map(id, self.policies))
+        # A copy: the event loop goes on filling the earlier engine's while this one is made in a thread.
+        for names, found in before._shared.copy().items():
+            if all(id(policy) in ours for policy in found.policies):
+                self._shared[names] = found
 
     def select(self, tenant: str, team: str, key_id: str, model: str) -> PolicySet:
         """Return the policies whose scope holds these."""

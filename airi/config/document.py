@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,12 +33,24 @@ class ConfigDocument:
 
     def all(self, kind: type[R]) -> Iterator[R]:
         """Yield the resources of one kind in order of name."""
-        name = kind.model_fields["kind"].default
+        for resource in self._by_kind.get(kind.model_fields["kind"].default, ()):
+            assert isinstance(resource, kind)
+            yield resource
+
+    def same(self, other: ConfigDocument, *kinds: str) -> bool:
+        """Tell, quickly, that two documents hold the very same resources of these kinds; ``False`` may err."""
+        return all(
+            len(ours := self._by_kind.get(kind, ())) == len(theirs := other._by_kind.get(kind, ()))
+            and all(map(operator.is_, ours, theirs))
+            for kind in kinds
+        )
+
+    @cached_property
+    def _by_kind(self) -> dict[str, list[AnyResource]]:
+        found: dict[str, list[AnyResource]] = {}
         for key in sorted(self.resources):
-            if key[0] == name:
-                resource = self.resources[key]
-                assert isinstance(resource, kind)
-                yield resource
+            found.setdefault(key[0], []).append(self.resources[key])
+        return found
 
     def get(self, kind: type[R], name: str) -> R | None:
         """Return one resource, or ``None``."""
