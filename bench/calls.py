@@ -15,10 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 
+from observability.record import CallRecord
 from tests.support.live import ROOT, Live, free_port, wait_until
 
+_record = msgspec.msgpack.Decoder(CallRecord)
 GATEWAY_CORE, OTHER_CORE = 0, 1
 CONNECTIONS = 64
 STREAM_CHUNKS = 200
@@ -253,11 +256,15 @@ class Bench:
             return int(connection.execute("SELECT count(*) FROM ledger WHERE tenant = 'bench'").fetchone()[0])
 
     def _records(self) -> dict[str, int]:
+        """Count records, and records that hold exactly one decision on the route and one on the price."""
         records = decisions = 0
         for path in (self.live.home / "records").glob("*.db"):
             with contextlib.closing(sqlite3.connect(path)) as connection:
-                rows = connection.execute("SELECT count(*), sum(policy_decisions) FROM bench_view").fetchone()
-                records, decisions = records + rows[0], decisions + rows[1]
+                query = "SELECT body FROM calls JOIN bodies USING (id) WHERE tenant = 'bench'"
+                for (raw,) in connection.execute(query):
+                    stages = [decision.stage for decision in _record.decode(raw).decisions]
+                    records += 1
+                    decisions += stages.count("route") == stages.count("price") == stages.count("policy") == 1
         return {"records": records, "decisions": decisions}
 
 

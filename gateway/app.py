@@ -11,8 +11,9 @@ import msgspec
 from airi.errors import AiriError, NotFoundError, UnavailableError
 from airi.http.server import Request
 from airi.ids import new_trace_id
-from gateway.errors import MethodNotAllowedError, error_body, retry_after
-from gateway.operations import OPERATIONS
+from gateway.errors import MethodNotAllowedError
+from gateway.heads import JSON, retry_after
+from gateway.operations import OPERATIONS, Operation, error_form
 from gateway.pipeline import Pipeline
 from gateway.proxy import is_control_path
 from gateway.runtime import Runtime
@@ -20,7 +21,6 @@ from gateway.stages.authenticate import bearer, find_key
 from routing.registry import Route
 
 _encode = msgspec.json.Encoder().encode
-_JSON = (b"content-type", b"application/json")
 _log = logging.getLogger("airi.gateway")
 Route_ = Callable[[Request], Awaitable[None]]
 
@@ -52,11 +52,13 @@ class DataPlane:
             else:
                 await self._rare(request)
         except AiriError as error:
-            self._refuse(request, error)
+            self._refuse(request, error, operation)
         except Exception:  # noqa: BLE001
             # The last line: a fault of ours is logged here and answered without its details.
             _log.exception("a request failed inside the gateway", extra={"path": request.path})
-            self._refuse(request, AiriError("AIRI failed to serve this request; its log says why."))
+            self._refuse(
+                request, AiriError("AIRI failed to serve this request; its log says why."), operation
+            )
 
     async def _rare(self, request: Request) -> None:
         path = request.path
@@ -73,17 +75,17 @@ class DataPlane:
             raise NotFoundError(f"There is nothing at {request.method} {path[:200]}.", code="unknown_url")
 
     @staticmethod
-    def _refuse(request: Request, error: AiriError) -> None:
+    def _refuse(request: Request, error: AiriError, operation: Operation | None) -> None:
         if request.started:
             if not request.finished:
                 request.finish()
             return
-        headers = [_JSON, (b"x-request-id", b"req_" + new_trace_id().encode()), *retry_after(error)]
-        request.respond(error.status, headers, error_body(error))
+        block = b"%bx-request-id: req_%b\r\n%b" % (JSON, new_trace_id().encode(), retry_after(error))
+        request.respond(error.status, block, error_form(operation, error))
 
     @staticmethod
     async def _healthz(request: Request) -> None:
-        request.respond(200, [_JSON], b'{"status":"ok"}')
+        request.respond(200, JSON, b'{"status":"ok"}')
 
     async def _readyz(self, request: Request) -> None:
         missing = self._runtime.missing()
@@ -94,17 +96,17 @@ class DataPlane:
         }
         if self._runtime.watcher.problem:
             body["configuration_problem"] = self._runtime.watcher.problem
-        request.respond(503 if missing else 200, [_JSON], _encode(body))
+        request.respond(503 if missing else 200, JSON, _encode(body))
 
     async def _models(self, request: Request) -> None:
         key = await find_key(self._runtime, bearer(request))
         data = [_model_object(route) for route in self._runtime.snapshot.models_of(key)]
-        request.respond(200, [_JSON], _encode({"object": "list", "data": data}))
+        request.respond(200, JSON, _encode({"object": "list", "data": data}))
 
     async def _model(self, request: Request) -> None:
         key = await find_key(self._runtime, bearer(request))
         plan = self._runtime.snapshot.plan(key, request.path.removeprefix("/v1/models/"))
-        request.respond(200, [_JSON], _encode(_model_object(plan.route)))
+        request.respond(200, JSON, _encode(_model_object(plan.route)))
 
 
 def _model_object(route: Route) -> dict[str, Any]:

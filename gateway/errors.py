@@ -55,10 +55,3 @@ def transport_error_body(status: int, message: str) -> bytes:
     """Return the body of an error found below the pipeline, by the HTTP server."""
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return _encode({"error": {"message": message, "type": kind, "param": None, "code": f"http_{status}"}})
-
-
-def retry_after(error: AiriError) -> list[tuple[bytes, bytes]]:
-    """Return the ``Retry-After`` header (whole seconds, at least one) where the error has a time."""
-    if error.retry_after_ms is None:
-        return []
-    return [(b"retry-after", b"%d" % max(1, -(-error.retry_after_ms // 1_000)))]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from airi.http.server import Request
     from airi.keys import KeyRecord
     from airi.tokens import RunClaims
+    from gateway.dialects.front import Translation
     from gateway.operations import Operation
     from gateway.plan import Plan
     from gateway.snapshot import Snapshot
@@ -48,6 +49,7 @@ class Exchange:
         "guard",
         "idempotency_key",
         "input_bound",
+        "input_bytes",
         "input_estimate",
         "key",
         "marks",
@@ -78,6 +80,7 @@ class Exchange:
         "tags",
         "trace_flags",
         "trace_id",
+        "translation",
         "ttft_us",
         "usage",
         "user",
@@ -105,6 +108,8 @@ class Exchange:
         self.alias = ""
         self.user = ""
         self.stream = False
+        self.input_bytes = 0
+        self.translation: Translation | None = None
         self.plan: Plan | None = None
         self.idempotency_key = ""
         # admit

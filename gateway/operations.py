@@ -8,7 +8,9 @@ from typing import Any
 
 import msgspec
 
-from airi.errors import InvalidRequestError
+from airi.errors import AiriError, InvalidRequestError
+from gateway.dialects.front import Front
+from gateway.errors import error_body
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 Body = dict[str, Any]
@@ -25,6 +27,15 @@ class Operation:
     check: Callable[[Body], None]
     streams: bool = True
     generates: bool = True
+    front: Front | None = None
+    """The dialect of the route, when it is not the one spoken upstream."""
+
+
+def error_form(operation: Operation | None, error: AiriError) -> bytes:
+    """Return an error's body in the dialect of the route."""
+    if operation is None or operation.front is None:
+        return error_body(error)
+    return operation.front.error_body(error)
 
 
 def decode_body(raw: bytes) -> Body:

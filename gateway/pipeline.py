@@ -18,7 +18,7 @@ from gateway.stages.prompt import apply_prompt_policies
 from gateway.stages.record import record
 from gateway.stages.route import route
 from gateway.stages.settle import settle
-from gateway.stages.understand import understand
+from gateway.stages.understand import understand, understand_dialect
 
 
 class Pipeline:
@@ -53,7 +53,11 @@ class Pipeline:
                 "This gateway process is serving all the calls it takes.", retry_after_ms=1_000
             )
         await authenticate(runtime, exchange)
-        understand(exchange)
+        front = exchange.operation.front
+        if front is None:
+            understand(exchange)
+        else:
+            await understand_dialect(runtime, exchange, front)
         replay = await admit(runtime, exchange)
         if replay is not None:
             await deliver_replay(runtime, exchange, replay)

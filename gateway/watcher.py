@@ -26,6 +26,7 @@ from gateway.snapshot import Snapshot
 POLL_S = 0.25
 SQL_POLL_S = 5.0
 UNKNOWN_KEY_INTERVAL_S = 0.5
+UNKNOWN_KEY_WAIT_S = 3.0
 _log = logging.getLogger("airi.gateway.watcher")
 
 
@@ -49,7 +50,7 @@ class Watcher:
         self._snapshot = 0
         self._refused = 0
         self._unknown_at = 0.0
-        self._keys_lock = asyncio.Lock()
+        self._refreshing: asyncio.Task[object] | None = None
         self._task: asyncio.Task[None] | None = None
         self.problem = ""
         """Why the newest configuration is not in force; empty when it is."""
@@ -75,24 +76,37 @@ class Watcher:
     async def refresh_keys_for_unknown(self) -> None:
         """Read the key log for a key that this process does not know, at most twice a second.
 
-        Raises :class:`UnavailableError` when the log cannot be read: an outage must never look like a wrong key.
+        Raises :class:`UnavailableError` when the log cannot be read, or not in time: an outage must never look like
+        a wrong key.
         """
         now = time.monotonic()
-        if now - self._unknown_at < UNKNOWN_KEY_INTERVAL_S and not self._keys_lock.locked():
+        if now - self._unknown_at < UNKNOWN_KEY_INTERVAL_S and self._refreshing is None:
             return
         self._unknown_at = now
         try:
-            await self._refresh_keys()
-        except (SQLAlchemyError, OSError) as error:
+            async with asyncio.timeout(UNKNOWN_KEY_WAIT_S):
+                await self._refresh_keys()
+        except (SQLAlchemyError, OSError) as error:  # a TimeoutError is an OSError
             raise UnavailableError(
                 "The key store is not answering, so an unknown key cannot be checked. Try again.",
                 retry_after_ms=1_000,
             ) from error
 
     async def _refresh_keys(self) -> None:
-        async with self._keys_lock:
-            await asyncio.to_thread(refresh, self._keys, self._key_log)
-            self._wanted_keys = max(self._wanted_keys, self._keys.seq)
+        """Read the key log; whoever asks meanwhile waits for the same reading, so a database that hangs costs one thread."""
+        task = self._refreshing
+        if task is None:
+            task = self._refreshing = asyncio.create_task(
+                asyncio.to_thread(refresh, self._keys, self._key_log)
+            )
+            task.add_done_callback(self._refreshed)
+        await asyncio.shield(task)
+        self._wanted_keys = max(self._wanted_keys, self._keys.seq)
+
+    def _refreshed(self, task: asyncio.Task[object]) -> None:
+        self._refreshing = None
+        if not task.cancelled():
+            task.exception()  # whoever still waits is told; that nobody does any more is no fault
 
     async def _refresh_snapshot(self) -> None:
         document = await asyncio.to_thread(self._store.current)

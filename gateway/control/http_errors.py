@@ -9,9 +9,13 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from redis.exceptions import ConnectionError as RedisAway
+from redis.exceptions import TimeoutError as RedisTimeout
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnection
 from starlette.exceptions import HTTPException
 
-from airi.errors import AiriError, ConfigError
+from airi.errors import AiriError, ConfigError, UnavailableError
 
 _log = logging.getLogger(__name__)
 
@@ -21,6 +25,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(AiriError, _airi)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
+    for away in (OperationalError, NoConnection, RedisAway, RedisTimeout):
+        app.add_exception_handler(away, _away)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -81,6 +87,14 @@ def _http(_request: Request, error: Exception) -> JSONResponse:
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
     headers = dict(error.headers) if error.headers else None
     return error_response(error.status_code, message, kind=kind, code=code, headers=headers)
+
+
+def _away(request: Request, error: Exception) -> JSONResponse:
+    _log.error(
+        "a store is away", exc_info=error, extra={"method": request.method, "path": request.scope["path"]}
+    )
+    what = "Redis" if isinstance(error, RedisAway | RedisTimeout) else "The database"
+    return from_error(UnavailableError(f"{what} is not answering. Try again.", retry_after_ms=1_000))
 
 
 def _unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -70,11 +70,11 @@ def _run_budget(exchange: Exchange) -> int | None:
 
 
 def _request(runtime: Runtime, exchange: Exchange, plan: Plan) -> AdmissionRequest:
-    key, body_bytes = exchange.key, exchange.request.body
+    key = exchange.key
     assert key is not None
     # A token is at least one byte of text, so the bytes of the body bound the input from above.
-    exchange.input_bound = len(body_bytes) + _TEMPLATE_TOKENS
-    exchange.input_estimate = len(body_bytes) // BYTES_PER_TOKEN + 1
+    exchange.input_bound = exchange.input_bytes + _TEMPLATE_TOKENS
+    exchange.input_estimate = exchange.input_bytes // BYTES_PER_TOKEN + 1
     wished = wished_output(exchange, plan)
     count = choices(exchange)
     predicted = runtime.admission.estimate.output_tokens(key.tenant, plan.alias, wished) * count

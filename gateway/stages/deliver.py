@@ -10,8 +10,11 @@ import msgspec
 
 from airi.content import ContentStore
 from airi.errors import AiriError, UnavailableError
-from gateway.errors import error_body, retry_after
+from gateway.dialects.front import Translation, passed_error
+from gateway.errors import error_body
 from gateway.exchange import Exchange
+from gateway.heads import EVENTS, JSON, head, retry_after
+from gateway.operations import error_form
 from gateway.runtime import Runtime
 from gateway.stages.prompt import note
 from gateway.stages.settle import settle
@@ -21,9 +24,6 @@ from policies.admission import Replay
 from policies.errors import PolicyDeniedError
 from routing.answer import Answer
 
-Header = tuple[bytes, bytes]
-_JSON = (b"content-type", b"application/json")
-_EVENTS = (b"content-type", b"text/event-stream; charset=utf-8")
 _MAX_KEPT_BYTES = 8 << 20
 _CONFIRM_MS = 2_000
 _PROGRESS_EVENTS = 32
@@ -62,44 +62,35 @@ async def deliver(runtime: Runtime, exchange: Exchange) -> None:
         await _deliver_whole(runtime, exchange, answer)
 
 
-def response_headers(exchange: Exchange) -> list[Header]:
-    """Return the headers that every answer of a model route carries."""
-    headers: list[Header] = [
-        (b"x-request-id", exchange.request_id.encode()),
-        (b"x-airi-trace-id", exchange.trace_id.encode()),
-    ]
-    answer = exchange.answer
-    if answer is not None:
-        headers.append((b"x-airi-model", answer.version.encode()))
-        headers.append((b"x-airi-target", answer.target.encode()))
-        if answer.simulated:
-            headers.append((b"x-airi-simulated", b"true"))
-    if exchange.admitted is not None:
-        headers += exchange.admitted.headers()
-    headers.append(
-        (b"openai-processing-ms", b"%d" % ((time.monotonic_ns() - exchange.started_ns) // 1_000_000))
-    )
-    return headers
-
-
 async def _deliver_whole(runtime: Runtime, exchange: Exchange, answer: Answer) -> None:
     body = await answer.read()
     exchange.mark("last_byte")
     status = answer.status
     if status >= 400:
         exchange.error_type, exchange.error_code = "upstream_error", f"upstream_{status}"
+        if exchange.operation.front is not None:
+            body = exchange.operation.front.error_body(passed_error(status, body))
     else:
         body = _take_whole(exchange, body)
+        if exchange.translation is not None:
+            body = await _translated(exchange, exchange.translation, body)
     exchange.status = status
-    headers = [_JSON, *response_headers(exchange)]
-    if exchange.idempotency_key and status < 400:
+    block = head(exchange, JSON)
+    if status >= 400:
+        block += b"".join(b"%b: %b\r\n" % pair for pair in answer.headers if pair[0] == b"retry-after")
+    elif exchange.idempotency_key:
         await _keep_reply(runtime, exchange, _Reply(status, False, body))
-    else:
-        settle(runtime, exchange)
     if exchange.run is not None:
-        headers.append((b"x-airi-cost-usd-micros", b"%d" % exchange.cost_usd_micros))
-    headers += [pair for pair in answer.headers if pair[0] != b"content-type"]
-    exchange.request.respond(status, headers, body)
+        settle(
+            runtime, exchange
+        )  # a run wants to know its cost with the answer; others settle after the last byte
+        block += b"x-airi-cost-usd-micros: %d\r\n" % exchange.cost_usd_micros
+    exchange.request.respond(status, block, body)
+
+
+async def _translated(exchange: Exchange, translation: Translation, body: bytes) -> bytes:
+    assert exchange.usage is not None
+    return await translation.whole(_dict_decoder.decode(body), exchange.usage)
 
 
 def _take_whole(exchange: Exchange, body: bytes) -> bytes:
@@ -134,6 +125,8 @@ async def _deliver_stream(runtime: Runtime, exchange: Exchange, answer: Answer) 
     try:
         await _relay(exchange, answer, relay, kept)
         relay.close()
+        if exchange.translation is not None:
+            _send(exchange, await exchange.translation.end(), kept)
     except AiriError as error:
         exchange.stream_failed = not isinstance(error, PolicyDeniedError)
         exchange.chunks = relay.events
@@ -155,12 +148,23 @@ async def _deliver_stream(runtime: Runtime, exchange: Exchange, answer: Answer) 
     request.finish()
 
 
+def _send(exchange: Exchange, out: bytes, kept: list[bytes] | None) -> None:
+    if not exchange.request.started:
+        _begin_stream(exchange)
+    exchange.request.write(out)
+    if kept is not None:
+        kept.append(out)
+
+
 async def _relay(exchange: Exchange, answer: Answer, relay: StreamRelay, kept: list[bytes] | None) -> None:
     request = exchange.request
+    translation = exchange.translation
     size = 0
     told = 0
     while (block := await answer.next_block()) is not None:
         out = relay.feed(block)
+        if translation is not None:
+            out = translation.feed(out)
         if not out:
             continue
         if not request.started:
@@ -185,13 +189,12 @@ def _begin_stream(exchange: Exchange) -> None:
     exchange.status = 200
     exchange.mark("first_byte")
     exchange.ttft_us = (exchange.marks[-1][1] - exchange.started_ns) // 1_000
-    headers = [_EVENTS, (b"cache-control", b"no-cache"), *response_headers(exchange)]
-    exchange.request.start(200, headers)
+    exchange.request.start(200, head(exchange, EVENTS))
 
 
 def _fail_stream(exchange: Exchange, error: AiriError) -> None:
     _note_error(exchange, error)
-    exchange.request.write(error_event(error_body(error)))
+    exchange.request.write(_last_words(exchange, error))
 
 
 def deliver_error(exchange: Exchange, error: AiriError) -> None:
@@ -200,13 +203,19 @@ def deliver_error(exchange: Exchange, error: AiriError) -> None:
     request = exchange.request
     if request.started:
         if not request.finished:
-            request.write(error_event(error_body(error)))
+            request.write(_last_words(exchange, error))
             request.finish()
         return
     exchange.status = error.status
     request.respond(
-        error.status, [_JSON, *response_headers(exchange), *retry_after(error)], error_body(error)
+        error.status, head(exchange, JSON) + retry_after(error), error_form(exchange.operation, error)
     )
+
+
+def _last_words(exchange: Exchange, error: AiriError) -> bytes:
+    if exchange.translation is not None:
+        return exchange.translation.fail(error)
+    return error_event(error_body(error))
 
 
 def _note_error(exchange: Exchange, error: AiriError) -> None:
@@ -225,11 +234,10 @@ async def deliver_replay(runtime: Runtime, exchange: Exchange, replay: Replay) -
         )
     reply = _reply_decoder.decode(raw)
     exchange.status = reply.status
-    kind = _EVENTS if reply.stream else _JSON
-    headers = [kind, *response_headers(exchange), (b"x-airi-replayed", b"true")]
+    block = head(exchange, EVENTS if reply.stream else JSON) + b"x-airi-replayed: true\r\n"
     if exchange.run is not None:
-        headers.append((b"x-airi-cost-usd-micros", b"0"))
-    exchange.request.respond(reply.status, headers, reply.body)
+        block += b"x-airi-cost-usd-micros: 0\r\n"
+    exchange.request.respond(reply.status, block, reply.body)
 
 
 async def _keep_reply(runtime: Runtime, exchange: Exchange, reply: _Reply) -> None:

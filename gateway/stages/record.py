@@ -73,6 +73,7 @@ def make_record(exchange: Exchange, process: str) -> CallRecord:
         call.run_id, call.step = exchange.run.run_id, exchange.run.step
     if answer is not None:
         _add_answer(call, answer)
+        _explain_route(call, answer)
     if exchange.attempts:
         offset = next((at for name, at in exchange.marks if name == "policy"), started)
         call.attempts = [_attempt(attempt, (offset - started) // 1_000) for attempt in exchange.attempts]
@@ -85,6 +86,13 @@ def _add_answer(call: CallRecord, answer: Answer) -> None:
     call.provider = answer.target.partition("/")[0]
     call.provider_model = answer.model
     call.simulated = answer.simulated
+
+
+def _explain_route(call: CallRecord, answer: Answer) -> None:
+    """Add why this place, worked out only now: the caller has its answer."""
+    for decision in call.decisions:
+        if decision.stage == "route":
+            decision.details = answer.explanation
 
 
 def _attempt(attempt: routing.call.Attempt, offset_us: int) -> Attempt:

@@ -51,7 +51,7 @@ async def route(runtime: Runtime, exchange: Exchange) -> None:
         raise
     exchange.answer = answer
     exchange.attempts = answer.attempts
-    exchange.decide("route", since, "chosen", f"served by {answer.target}", answer.explanation)
+    exchange.decide("route", since, "chosen", f"served by {answer.target}", {})
     exchange.mark("route")
 
 
@@ -128,7 +128,8 @@ def _needs(exchange: Exchange) -> Needs:
     tools = bool(body.get("tools"))
     response_format = body.get("response_format")
     schema = isinstance(response_format, dict) and response_format.get("type") == "json_schema"
-    vision = b'"image_url"' in exchange.request.body and _has_image(body)
+    may_have = exchange.translation is not None or b'"image_url"' in exchange.request.body
+    vision = may_have and _has_image(body)
     embeddings = not exchange.operation.generates
     if not (tools or schema or vision or embeddings):
         return NOTHING

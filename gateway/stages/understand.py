@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from airi.errors import InvalidRequestError
+from gateway.dialects.front import Front
 from gateway.errors import UnsupportedMediaTypeError
 from gateway.exchange import Exchange
-from gateway.operations import decode_body
+from gateway.operations import Body, decode_body
+from gateway.runtime import Runtime
 
 _MAX_TAGS = 16
+_encode = msgspec.json.Encoder().encode
 
 
 def understand(exchange: Exchange) -> None:
     """Fill the Exchange from the request; raise an error in OpenAI's form that names the field."""
+    exchange.input_bytes = len(exchange.request.body)
+    _take(exchange, _read_body(exchange))
+
+
+async def understand_dialect(runtime: Runtime, exchange: Exchange, front: Front) -> None:
+    """As :func:`understand`, for a route of another dialect: what follows sees the chat form alone."""
+    translation = await front.open(runtime, exchange, _read_body(exchange))
+    exchange.translation = translation
+    # What a call may cost is bounded by what goes upstream: a dialect may add what its request only refers to.
+    exchange.input_bytes = len(_encode(translation.chat))
+    _take(exchange, translation.chat)
+
+
+def _read_body(exchange: Exchange) -> Body:
     request = exchange.request
     media = request.header(b"content-type")
     if media is not None and not media.lower().startswith(b"application/json"):
         raise UnsupportedMediaTypeError("Send the body as 'content-type: application/json'.")
-    body = decode_body(request.body)
+    return decode_body(request.body)
+
+
+def _take(exchange: Exchange, body: Body) -> None:
     operation = exchange.operation
     operation.check(body)
     exchange.body = body

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from airi.keys.record import KeyBudget, KeyLimits
 from bench.admission_world import CLOCK_KEY, SIM_SCRIPTS
 from policies.admission import wire
+from policies.admission.encoding import to_wire
 from policies.admission.estimate import OutputEstimate
 from policies.admission.local_cap import LocalCap
-from policies.admission.service import to_wire
 from policies.admission.types import Admitted, Rate, Refused, format_reset, usd
 from policies.keyspace import expires_at_s
 from tests.policies import kit
@@ -260,11 +260,9 @@ def test_texts() -> None:
         b"6m0s",
         b"1m1s",
     ]
-    assert Admitted("r", 1, 1, 0, 0, requests=Rate(5, 4, 1_000)).headers() == [
-        (b"x-ratelimit-limit-requests", b"5"),
-        (b"x-ratelimit-remaining-requests", b"4"),
-        (b"x-ratelimit-reset-requests", b"1s"),
-    ]
+    assert Admitted("r", 1, 1, 0, 0, requests=Rate(5, 4, 1_000)).head() == (
+        b"x-ratelimit-limit-requests: 5\r\nx-ratelimit-remaining-requests: 4\r\nx-ratelimit-reset-requests: 1s\r\n"
+    )
     for kind in (
         "requests",
         "tokens",

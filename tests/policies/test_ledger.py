@@ -87,6 +87,12 @@ def test_entries_are_posted_once(sql: Engine) -> None:
     assert total(sql) == (2, 17)
 
 
+def test_a_text_that_no_column_takes_does_not_stop_the_ledger(sql: Engine) -> None:
+    with write(sql) as connection:
+        assert post(connection, [entry("a", process="p\0" * 500, model="m" * 5_000)]) == 1
+    assert usage(sql, group_by=["model"])[0].model == "m" * 256
+
+
 def test_a_late_entry_brings_the_reaped_one_that_was_lost(sql: Engine) -> None:
     late = entry("a", "late", -20)
     with write(sql) as connection:

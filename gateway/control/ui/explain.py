@@ -20,7 +20,6 @@ STAGES: tuple[tuple[str, str], ...] = (
 )
 _ALWAYS = ("auth", "limits", "policy", "route", "attempts", "price")
 _OUTCOMES = {
-    "ok": "answered",
     "status": "refused by the upstream",
     "error": "failed",
     "cancelled": "the caller left",
@@ -131,11 +130,14 @@ def _attempts(call: CallRecord, title: str) -> Passage:
 
 def outcome_words(attempt: Attempt) -> str:
     """Return how an attempt ended, in words."""
-    words = _OUTCOMES.get(attempt.outcome, attempt.outcome.replace("_", " "))
-    if attempt.status and attempt.outcome != "ok":
+    if attempt.outcome == "ok":
+        return "answered"
+    outcome = attempt.error if attempt.outcome == "error" and attempt.error in _OUTCOMES else attempt.outcome
+    words = _OUTCOMES.get(outcome, outcome.replace("_", " "))
+    if attempt.status:
         words += f" (status {attempt.status})"
     detail = attempt.reason or attempt.error
-    return f"{words}: {detail}" if detail and attempt.outcome != "ok" else words
+    return f"{words}: {detail}" if detail and detail != outcome else words
 
 
 def _attempt_row(number: int, attempt: Attempt) -> tuple[str, ...]:

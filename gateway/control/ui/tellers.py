@@ -53,7 +53,12 @@ def _tell_limits(call: CallRecord, decision: Decision, rest: dict[str, Any], pas
     say(passage, decision.reason)
     scopes = rest.pop("scopes", None)
     if decision.outcome == "allowed" and scopes:
-        say(passage, f"All of these were reserved at once, or none: {_names(scopes)}")
+        words = (
+            "All of these were reserved at once, or none: "
+            if len(scopes) > 1
+            else "Counted against the limits of: "
+        )
+        say(passage, words + _names(scopes))
     hold = rest.pop("hold_usd_micros", None)
     if hold:
         say(passage, f"{usd(hold)} was held for the worst case and given back down to the real cost")

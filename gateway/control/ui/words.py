@@ -30,16 +30,23 @@ def usd(micros: int | float | None) -> str:
         return "–"
     if micros == 0:
         return "$0"
+    if abs(micros) < 1:
+        return "< $0.000001"
     dollars = micros / 1_000_000
     if abs(dollars) >= 1:
         return f"${dollars:,.2f}"
-    whole, _, digits = f"{dollars:.6f}".partition(".")
-    return f"${whole}.{digits.rstrip('0'):0<2}"
+    return "$" + _short_decimals(f"{dollars:.6f}")
 
 
 def rate(micros_per_million: int) -> str:
     """Return a price per million tokens: ``$0.15/M``."""
-    return f"${micros_per_million / 1_000_000:,.6f}".rstrip("0").rstrip(".") + "/M"
+    return "$" + _short_decimals(f"{micros_per_million / 1_000_000:,.6f}") + "/M"
+
+
+def _short_decimals(number: str) -> str:
+    """Return a decimal number without the zeros at its end, but for two places."""
+    whole, _, digits = number.partition(".")
+    return f"{whole}.{digits.rstrip('0'):0<2}"
 
 
 def count(value: int) -> str:
