@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from airi.errors import UnavailableError
 from airi.redis_pipeline import PipelinedRedis, RedisAwayError, RedisBusyError, RedisReplyError
-from policies.admission.book import Book, Next, OpenCall
+from policies.admission.book import Book, OpenCall
+from policies.admission.encoding import settlement_wire, to_wire
 from policies.admission.estimate import OutputEstimate
 from policies.admission.local_cap import LocalCap
 from policies.admission.scripts import PROCESSES, REBUILD, SCRIPTS, Scripts
+from policies.admission.settling import Settler
 from policies.admission.types import (
     AdmissionRequest,
     Admitted,
@@ -35,7 +35,6 @@ from policies.admission.types import (
     Settlement,
 )
 from policies.admission.wire import Request, SettlementWire
-from policies.limits import user_suffix
 from policies.names import is_epoch_of
 
 _REBUILD_REPORT_TTL_MS = 600_000
@@ -74,6 +73,7 @@ class Admission:
         self._scripts = scripts
         self._clock = clock
         self._book = Book(process, scripts=scripts)
+        self._settler = Settler(redis, self._book, scripts, self._wait_for_epoch)
         self._cap = LocalCap(self._options.local_requests_per_minute, self._options.processes)
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -181,8 +181,7 @@ class Admission:
             case 1:
                 kind, scope, limit, remaining, retry_ms = reply[4:]
                 if kind == b"epoch":
-                    self._ready.clear()
-                    self._wake.set()
+                    self._wait_for_epoch()
                 return Refused(
                     kind.decode(), scope.decode(), limit, remaining, retry_ms, self.snapshot, self.keys
                 )
@@ -222,48 +221,23 @@ class Admission:
     def _give_up(self, request: AdmissionRequest, wire: Request) -> None:
         """The caller does not wait for the answer: whatever Redis does with the command, nothing stays held."""
         self._book.opened(wire, request.scopes.prefix_bulk, request.scopes.limits_bulk, None, self._clock())
-        self._note(SettlementWire(reservation_id=wire.reservation_id, outcome="given_up", tombstone=1))
+        self._settler.note(
+            SettlementWire(reservation_id=wire.reservation_id, outcome="given_up", tombstone=1)
+        )
 
     # -- settle
 
     def settle(self, settlement: Settlement) -> None:
         """Note what a call cost and send it; confirmed in the background. Idempotent by reservation; never raises."""
-        self._note(
-            SettlementWire(
-                settlement.reservation_id,
-                settlement.usd_micros,
-                settlement.input_tokens + settlement.output_tokens,
-                settlement.input_tokens,
-                settlement.output_tokens,
-                settlement.cached_tokens,
-                settlement.outcome,
-                settlement.idempotency_reference or "",
-                0,
-                settlement.version,
-                settlement.target,
-                settlement.trace_id,
-                settlement.usage_source,
-                settlement.price_source,
-                int(settlement.simulated),
-            )
-        )
+        self._settler.note(settlement_wire(settlement))
 
     async def confirmed(self, reservation_id: str, timeout_ms: int) -> bool:
         """Wait until a noted settlement stands in Redis; ``False`` when it does not within ``timeout_ms``."""
-        call = self._book.open.get(reservation_id)
-        if call is None:
-            return True
-        if call.waiter is None:
-            call.waiter = asyncio.get_running_loop().create_future()
-        try:
-            await asyncio.wait_for(asyncio.shield(call.waiter), timeout_ms / 1_000)
-        except TimeoutError:
-            return False
-        return True
+        return await self._settler.confirmed(reservation_id, timeout_ms)
 
     def release(self, reservation_id: str, outcome: str = "released") -> None:
         """Settle a call that was never sent, at nothing; its ledger entry says so."""
-        self._note(SettlementWire(reservation_id=reservation_id, outcome=outcome))
+        self._settler.note(SettlementWire(reservation_id=reservation_id, outcome=outcome))
 
     def progress(self, reservation_id: str, usd_micros: int) -> None:
         """Say what a running stream has cost so far: soft budgets' holds grow with the next renewal."""
@@ -271,53 +245,14 @@ class Admission:
         if call is not None:
             call.cost = usd_micros
 
-    def _note(self, settlement: SettlementWire) -> None:
-        call = self._book.settling(settlement)
-        if call is not None:
-            self._send(call)
-
-    def _send(self, call: OpenCall) -> None:
-        if call.sending:
-            return
-        try:
-            future = self._redis.send(self._book.settle_command(call), self._scripts.settle)
-        except UnavailableError:
-            return  # stays in the book; the beat tries again
-        call.sending = True
-        future.add_done_callback(partial(self._settled, call))
-
-    def _settled(self, call: OpenCall, future: asyncio.Future[Any]) -> None:
-        call.sending = False
-        if future.cancelled() or future.exception() is not None:
-            return  # not known whether it was done; it is idempotent, the beat tries again
-        step = self._book.answered(call, future.result())
-        if step is Next.DONE and call.waiter is not None and not call.waiter.done():
-            call.waiter.set_result(None)
-        elif step is Next.WAIT:
-            self._ready.clear()
-            self._wake.set()
-        elif step is Next.RESTORE:
-            self._restore(call)
-
-    def _restore(self, call: OpenCall) -> None:
-        """Redis does not know the reservation (admitted without Redis, or lost): put it on the books, settle again."""
-        script = self._scripts.admit if call.record is None else self._scripts.restore
-        try:
-            future = self._redis.send(self._book.restore_command(call), script)
-        except UnavailableError:
-            return
-        call.sending = True
-        future.add_done_callback(partial(self._restored, call))
-
-    def _restored(self, call: OpenCall, future: asyncio.Future[Any]) -> None:
-        call.sending = False
-        if not future.cancelled() and future.exception() is None:
-            self._send(call)
-
     # -- beat
 
     def _connected(self) -> None:
         self._book.believe("")  # until a beat has asked this server
+        self._wait_for_epoch()
+
+    def _wait_for_epoch(self) -> None:
+        """A script said that money is not built for this process' epoch: ask soon."""
         self._ready.clear()
         self._wake.set()
 
@@ -346,9 +281,7 @@ class Admission:
                 self._reported = ""
             self._book.committed(watermark)
             self._ready.set()
-            for call in list(self._book.open.values()):
-                if call.settlement is not None:
-                    self._send(call)
+            self._settler.send_again()
         else:
             self._ready.clear()
             if rebuild:
@@ -385,39 +318,3 @@ def _ignore(future: asyncio.Future[Any]) -> None:
 
 def _unavailable(message: str) -> Refused:
     return Refused("unavailable", message, retry_after_ms=1_000)
-
-
-def to_wire(request: AdmissionRequest) -> Request:
-    """Return a request as the scripts read it."""
-    scopes = request.scopes
-    claim = body = suffix = ""
-    if request.idempotency is not None:
-        key, body = request.idempotency
-        claim = hashlib.sha256(f"{scopes.key_id}\0{key}".encode(errors="surrogatepass")).hexdigest()[:32]
-    user = request.user or ""
-    if user and scopes.user_limited:
-        suffix = user_suffix(user)
-    budget = request.run_budget_usd_micros
-    return Request(
-        request.reservation_id,
-        scopes.tenant,
-        scopes.team,
-        scopes.key_id,
-        user[:256],
-        scopes.model,
-        request.run_id or "",
-        request.step or "",
-        request.trace_id,
-        request.estimated_tokens,
-        request.input_usd_micros,
-        request.output_usd_micros_per_million,
-        request.min_output_tokens,
-        request.output_tokens,
-        request.estimate_usd_micros,
-        request.lease_ms,
-        claim,
-        body,
-        -1 if budget is None else budget,
-        0,
-        suffix,
-    )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, String, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from airi.clock import unix_ms
@@ -14,6 +14,11 @@ from policies.admission.wire import Entry, SettlementWire
 from policies.schema import COUNTERS, LEDGER
 
 _CHUNK = 400
+_TEXTS = {
+    column.name: column.type.length
+    for column in LEDGER.columns
+    if isinstance(column.type, String) and column.type.length and not column.primary_key
+}
 
 
 def chunks(items: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -82,9 +87,9 @@ def _add(connection: Connection, sums: dict[tuple[str, str], int]) -> None:
 
 
 def row(entry: Entry) -> dict[str, Any]:
-    """Return an entry as a row of the ledger."""
+    """Return an entry as a row of the ledger: texts cut to what a column takes, without what PostgreSQL refuses."""
     request, settlement = entry.request, entry.settlement
-    return {
+    values: dict[str, Any] = {
         "entry_id": entry.entry_id,
         "reservation_id": request.reservation_id,
         "cause": entry.cause,
@@ -113,3 +118,6 @@ def row(entry: Entry) -> dict[str, Any]:
         "settled_at_us": entry.settled_at_us,
         "charged": msgspec.json.encode(entry.charged).decode(),
     }
+    for name, length in _TEXTS.items():
+        values[name] = values[name].replace("\0", "")[:length]
+    return values
