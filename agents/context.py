@@ -27,21 +27,27 @@ def references(value: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-def to_schedule(step: Step) -> frozenset[str]:
+def to_schedule(definition: Definition, step: Step) -> frozenset[str]:
     """Steps whose outputs are needed to decide about ``step``: its ``if``, its items, its question."""
-    found: frozenset[str] = frozenset()
-    if step.if_ is not None:
-        found |= templates.condition_references(step.if_)
-    if step.for_ is not None:
-        found |= references(step.for_.items)
-    if step.wait is not None and step.wait.approval is not None:
-        found |= references(step.wait.approval.message)
-    return found
+    key = ("schedule", step.id)
+    if key not in definition.references:
+        found: frozenset[str] = frozenset()
+        if step.if_ is not None:
+            found |= templates.condition_references(step.if_)
+        if step.for_ is not None:
+            found |= references(step.for_.items)
+        if step.wait is not None and step.wait.approval is not None:
+            found |= references(step.wait.approval.message)
+        definition.references[key] = found
+    return definition.references[key]
 
 
-def to_execute(step: Step) -> frozenset[str]:
+def to_execute(definition: Definition, step: Step) -> frozenset[str]:
     """Steps whose outputs the work of ``step`` needs."""
-    return references(step.with_)
+    key = ("execute", step.id)
+    if key not in definition.references:
+        definition.references[key] = references(step.with_)
+    return definition.references[key]
 
 
 def values(

@@ -233,6 +233,8 @@ class Definition:
     """Step ids, each after those that it needs."""
     description: str = ""
     steps: dict[str, Step] = field(default_factory=dict)
+    references: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict, repr=False, compare=False)
+    """Which steps the expressions of a step look at, as found out once by :mod:`agents.context`."""
 
     @cached_property
     def id(self) -> str:

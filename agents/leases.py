@@ -101,13 +101,11 @@ class Leases:
         run = tx.run
         definition = definition or self._definition_of(run.definition_id)
         step = definition.steps[step_id]
-        wanted = context.to_execute(step)
+        wanted = context.to_execute(definition, step)
         rows = tx.top_steps() if wanted else {}
         values = context.values(tx, definition, rows, wanted)
         if step.for_ is not None and parent is not None:
-            row = rows.get(parent) or tx.step(parent)
-            items = tx.load(row.items_ref if row is not None else tx.new_steps[parent]["items_ref"])
-            values |= {step.for_.each: items[position], "index": position}
+            values |= {step.for_.each: tx.items_of(parent)[position], "index": position}
         return Claim(
             run.id, run.tenant, run.team, run.key_id, run.workflow, definition, step, path, changes["fence"],
             changes["attempt"], run.trace_id, run.traceparent, run.depth, definition.timeout_ms(step), new_span_id(), values,

@@ -47,7 +47,7 @@ def advance(tx: RunTransaction, definition: Definition) -> None:
 def _activate(tx: RunTransaction, definition: Definition, step: Step, rows: Mapping[str, Row[Any]]) -> str:
     """Create the row of a step whose needs are satisfied; return its state."""
     try:
-        values = context.values(tx, definition, rows, context.to_schedule(step))
+        values = context.values(tx, definition, rows, context.to_schedule(definition, step))
         if step.if_ is not None and not _truth(templates.evaluate(step.if_, values)):
             tx.add_step(step.id, step.id, step.kind, "skipped", finished_at=tx.now)
             tx.event("step.skipped", step.id)
@@ -134,6 +134,7 @@ def child_ended(tx: RunTransaction, definition: Definition, parent_path: str, st
     parent = tx.step(parent_path)
     if parent is None or parent.state != "joining":
         return False
+    tx.items_refs[parent_path] = parent.items_ref
     step = definition.steps[parent.step_id]
     assert step.for_ is not None
     remaining, launched = parent.remaining - 1, parent.launched

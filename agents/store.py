@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Engine, Row, Update, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agents.errors import Fenced, UnknownRunError
@@ -38,8 +39,24 @@ _CHARGE = (
         cost_usd_micros=steps.c.cost_usd_micros + bindparam("usd"), tokens=steps.c.tokens + bindparam("count")
     )
 )
+_ADD_STEPS = insert(steps)
+_ADD_EVENTS = insert(events)
 _STEP_COLUMNS: dict[str, Any] = dict.fromkeys((column.name for column in steps.c), None)
 _STEP_ZEROS = {"attempt": 0, "failures": 0, "crashes": 0, "fence": 0, "cost_usd_micros": 0, "tokens": 0}
+
+
+@lru_cache(maxsize=256)
+def _change_step(columns: tuple[str, ...], fenced: bool) -> Update:
+    statement = update(steps).where(steps.c.run_id == bindparam("run"), steps.c.path == bindparam("at"))
+    if fenced:
+        statement = statement.where(steps.c.fence == bindparam("under"), steps.c.state == "running")
+    return statement.values({name: bindparam(f"to_{name}") for name in columns})
+
+
+@lru_cache(maxsize=256)
+def _change_run(columns: tuple[str, ...]) -> Update:
+    statement = update(runs).where(runs.c.id == bindparam("run"))
+    return statement.values({name: bindparam(f"to_{name}") for name in columns})
 
 
 def _upsert(engine_name: str, table: Any, keys: Sequence[str], changed: Sequence[str]) -> Any:
@@ -65,6 +82,9 @@ class RunTransaction:
         self._outbox: dict[tuple[str, str], dict[str, Any]] = {}
         self._timers: list[dict[str, Any]] = []
         self._seq: int = run.seq
+        self._tops: dict[str, Row[Any]] | None = None
+        self.items_refs: dict[str, str] = {}
+        """References to the items of fan-outs, as far as they were read."""
 
     @property
     def published(self) -> bool:
@@ -116,12 +136,24 @@ class RunTransaction:
 
     def top_steps(self) -> dict[str, Row[Any]]:
         """The steps of the workflow that exist in the database, without items of fan-outs."""
-        rows = self.connection.execute(_TOP_STEPS, {"run": self.run.id})
-        return {row.path: row for row in rows}
+        if self._tops is None:
+            rows = self.connection.execute(_TOP_STEPS, {"run": self.run.id})
+            self._tops = {row.path: row for row in rows}
+        return self._tops
 
     def step(self, path: str) -> Row[Any] | None:
         """One step, or ``None``."""
         return self.connection.execute(_ONE_STEP, {"run": self.run.id, "at": path}).one_or_none()
+
+    def items_of(self, path: str) -> Any:
+        """The items of a fan-out."""
+        if path in self.new_steps:
+            return self.load(self.new_steps[path]["items_ref"])
+        if path not in self.items_refs:
+            row = self.step(path)
+            assert row is not None
+            self.items_refs[path] = row.items_ref
+        return self.load(self.items_refs[path])
 
     def children(self, path: str) -> list[Row[Any]]:
         """The items of a fan-out, in order."""
@@ -129,10 +161,11 @@ class RunTransaction:
 
     def change_step(self, path: str, *, under: int | None = None, **columns: Any) -> None:
         """Change a step; with ``under``, only while it is running under that fence, else :class:`Fenced`."""
-        statement = update(steps).where(steps.c.run_id == self.run.id, steps.c.path == path)
-        if under is not None:
-            statement = statement.where(steps.c.fence == under, steps.c.state == "running")
-        if self.connection.execute(statement.values(columns)).rowcount != 1:
+        self._tops = None
+        values = {f"to_{name}": value for name, value in columns.items()}
+        statement = _change_step(tuple(columns), under is not None)
+        done = self.connection.execute(statement, {"run": self.run.id, "at": path, "under": under, **values})
+        if done.rowcount != 1:
             raise Fenced(f"{path}: another worker has this step")
 
     def charge_step(self, path: str, usd_micros: int, tokens: int) -> None:
@@ -190,16 +223,17 @@ class RunTransaction:
             if row["state"] == "ready":
                 self.publish(path)
         if self.new_steps:
-            self.connection.execute(insert(steps), list(self.new_steps.values()))
+            self.connection.execute(_ADD_STEPS, list(self.new_steps.values()))
         if self._events:
-            self.connection.execute(insert(events), self._events)
+            self.connection.execute(_ADD_EVENTS, self._events)
             self._run_changes["seq"] = self._seq
         if self._outbox:
             self.connection.execute(self.store.put_outbox, list(self._outbox.values()))
         if self._timers:
             self.connection.execute(self.store.put_timers, self._timers)
         if self._run_changes:
-            self.connection.execute(update(runs).where(runs.c.id == run_id).values(self._run_changes))
+            values = {f"to_{name}": value for name, value in self._run_changes.items()}
+            self.connection.execute(_change_run(tuple(self._run_changes)), {"run": run_id, **values})
 
 
 class Store:

@@ -124,6 +124,7 @@ class Worker:
 def main() -> int:
     """Start, work, drain; return the exit code."""
     configure(PROCESS)
+    logging.getLogger("celery").setLevel(logging.WARNING)  # it tells two lines a message
     started = time.monotonic()
     try:
         settings = Settings.from_environment()
