@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from airi.ids import new_trace_id
 from gateway.control.ui.pages import STATIC, TEMPLATES, local_path
-from observability.record import CallContent
+from observability.emitter import Emitter, EmitterLimits
+from observability.record import CallContent, LiveCall
+from observability.writer import Writer
 from tests.gateway.ui_world import World, good_call, make_world, refused_call
 from tests.observability.make import span
 
@@ -245,3 +250,33 @@ def test_every_colour_of_light_has_one_in_the_dark() -> None:
     assert len(dark) == 2
     for block in dark:
         assert set(re.findall(r"(--[\w-]+):", block)) == names
+
+
+async def test_calls_in_flight_stand_above_the_list(world: World, browser: httpx.AsyncClient) -> None:
+    """With a writer beside the control plane; without one the list is shown all the same."""
+    assert "The record writer does not answer" in (await browser.get("/ui/calls")).text
+    writer = Writer(world.settings)
+    await writer.start()
+    emitter = Emitter(world.settings.writer_socket, "gateway-0", EmitterLimits(pulse_s=0.05, flush_s=0.01))
+    await emitter.start()
+    now = time.time_ns()
+    emitter.live(
+        [
+            LiveCall(
+                trace_id=new_trace_id(), tenant=tenant, started_unix_ns=now, model=model, stage="first_byte"
+            )
+            for tenant, model in (("acme", "mine"), ("rival", "theirs"))
+        ]
+    )
+    try:
+        async with asyncio.timeout(10):
+            while "In flight" not in (page := (await browser.get("/ui/calls")).text):
+                await asyncio.sleep(0.02)
+        assert "mine" in page
+        assert "receiving" in page
+        assert "theirs" not in page
+        assert "Records are written" in page
+        assert "In flight" not in (await browser.get("/ui/calls?model=other")).text
+    finally:
+        await emitter.close()
+        await writer.stop()

@@ -171,6 +171,10 @@ def _cell(value: Any) -> str:
     )
 
 
+_PRICES = {
+    "target": "The price is the target's own",
+    "model": "The price is the one that the model's configuration gives",
+}
 _USAGE = {
     "upstream": "Tokens as the upstream counted them",
     "estimated": "Tokens estimated by AIRI: the upstream gave no count",
@@ -198,7 +202,7 @@ def _tell_price(call: CallRecord, decision: Decision, rest: dict[str, Any], pass
     if source == "hold":
         say(passage, "no price is known for what served, so the amount that was held is charged")
     elif source:
-        say(passage, f"Price from {source.replace('_', ' ')}")
+        say(passage, _PRICES.get(source, f"Price from {source.replace('_', ' ')}"))
     if rows:
         rows.append(("Together", "", "", usd(total)))
         passage.tables.append(Table(("Tokens", "Number", "Price", "Cost"), rows, frozenset({len(rows) - 1})))

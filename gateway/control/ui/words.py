@@ -118,7 +118,24 @@ def status_text(status: int) -> str:
     return _STATUS.get(status, "OK" if status < 400 else "Error")
 
 
+_LIVE = {
+    "": "arriving",
+    "auth": "signed in",
+    "admit": "reserved",
+    "policy": "being routed",
+    "route": "waiting",
+    "first_byte": "receiving",
+    "last_byte": "ending",
+}
+
+
+def live_stage(mark: str) -> str:
+    """Return what a call in flight is doing, from the last stage that it has left behind."""
+    return _LIVE.get(mark, mark.replace("_", " "))
+
+
 FILTERS = {
+    "live_stage": live_stage,
     "duration": duration,
     "usd": usd,
     "rate": rate,
