@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from gateway.plan import Plan
     from gateway.snapshot import Snapshot
     from gateway.usage import Usage
-    from observability.record import CallContent
     from policies.admission import Admitted
     from policies.engine import ResponseGuard
     from routing.answer import Answer
@@ -38,7 +37,6 @@ class Exchange:
         "body",
         "call",
         "chunks",
-        "content",
         "cost_usd_micros",
         "decisions",
         "detections",
@@ -51,6 +49,7 @@ class Exchange:
         "input_bound",
         "input_bytes",
         "input_estimate",
+        "kept",
         "key",
         "marks",
         "max_tokens",
@@ -143,7 +142,8 @@ class Exchange:
         self.error_type = ""
         self.error_code = ""
         self.error_message = ""
-        self.content: CallContent | None = None
+        self.kept: list[bytes] | None = None
+        """The answer as it was sent, where it must be kept: for an idempotency key, or by the tenant's wish."""
         self.marks: list[tuple[str, int]] = []
         self.decisions: list[tuple[str, int, int, str, str, dict[str, Any]]] = []
 

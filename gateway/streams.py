@@ -6,6 +6,7 @@ are parsed. Where a policy guards the response, every event is parsed, guarded a
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Protocol
 
@@ -51,6 +52,21 @@ def event_data(event: bytes) -> bytes | None:
         return event[6:]
     lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
     return b"\n".join(lines) if lines else None
+
+
+def _parse(data: bytes) -> dict[str, Any]:
+    """Return an event's JSON object; a surrogate pair that an upstream cut in two is left for the guard to join."""
+    try:
+        return _dict_decoder.decode(data)
+    except msgspec.MsgspecError:
+        pass  # msgspec refuses half a surrogate pair, the standard library takes it
+    try:
+        chunk = json.loads(data)
+    except ValueError as error:
+        raise UpstreamStreamError("The upstream sent an event that is not JSON.") from error
+    if not isinstance(chunk, dict):
+        raise UpstreamStreamError("The upstream sent an event that is not a JSON object.")
+    return chunk
 
 
 def _unix_lines(block: bytes) -> tuple[bytes, bytes]:
@@ -114,8 +130,8 @@ class StreamRelay:
         """Read one event's data; return whether the caller may see it."""
         try:
             chunk = _chunk_decoder.decode(data)
-        except msgspec.MsgspecError as error:
-            raise UpstreamStreamError("The upstream sent an event that is not a JSON object.") from error
+        except msgspec.MsgspecError:
+            chunk = msgspec.convert(_parse(data), _Chunk)
         if chunk.error:
             detail = chunk.error.get("message") if isinstance(chunk.error, dict) else None
             raise UpstreamStreamError(
@@ -153,11 +169,7 @@ class StreamRelay:
                 break
             if _NOTABLE.search(data) is not None and not self._note(data):
                 continue
-            try:
-                chunk = _dict_decoder.decode(data)
-            except msgspec.MsgspecError as error:
-                raise UpstreamStreamError("The upstream sent an event that is not a JSON object.") from error
-            out.extend(self._events(guard.feed(chunk)))
+            out.extend(self._events(guard.feed(_parse(data))))
         return b"".join(out)
 
     @staticmethod

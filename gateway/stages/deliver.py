@@ -85,6 +85,8 @@ async def _deliver_whole(runtime: Runtime, exchange: Exchange, answer: Answer) -
             runtime, exchange
         )  # a run wants to know its cost with the answer; others settle after the last byte
         block += b"x-airi-cost-usd-micros: %d\r\n" % exchange.cost_usd_micros
+    if exchange.plan is not None and exchange.plan.keep_content:
+        exchange.kept = [body]
     exchange.request.respond(status, block, body)
 
 
@@ -120,13 +122,14 @@ async def _deliver_stream(runtime: Runtime, exchange: Exchange, answer: Answer) 
     request = exchange.request
     options = exchange.body.get("stream_options") or {}
     relay = StreamRelay(hide_usage=options.get("include_usage") is not True, guard=exchange.guard)
-    kept: list[bytes] | None = [] if exchange.idempotency_key else None
+    if exchange.idempotency_key or (exchange.plan is not None and exchange.plan.keep_content):
+        exchange.kept = []
     since = time.monotonic_ns()
     try:
-        await _relay(exchange, answer, relay, kept)
+        await _relay(exchange, answer, relay)
         relay.close()
         if exchange.translation is not None:
-            _send(exchange, await exchange.translation.end(), kept)
+            _send(exchange, await exchange.translation.end())
     except AiriError as error:
         exchange.stream_failed = not isinstance(error, PolicyDeniedError)
         exchange.chunks = relay.events
@@ -143,20 +146,20 @@ async def _deliver_stream(runtime: Runtime, exchange: Exchange, answer: Answer) 
         if exchange.guard is not None:
             note(exchange, "response_policy", exchange.guard.decision, since)
     exchange.mark("last_byte")
-    if kept is not None and not exchange.error_code:
-        await _keep_reply(runtime, exchange, _Reply(200, True, b"".join(kept)))
+    if exchange.idempotency_key and not exchange.error_code:
+        await _keep_reply(runtime, exchange, _Reply(200, True, b"".join(exchange.kept or ())))
     request.finish()
 
 
-def _send(exchange: Exchange, out: bytes, kept: list[bytes] | None) -> None:
+def _send(exchange: Exchange, out: bytes) -> None:
     if not exchange.request.started:
         _begin_stream(exchange)
     exchange.request.write(out)
-    if kept is not None:
-        kept.append(out)
+    if exchange.kept is not None:
+        exchange.kept.append(out)
 
 
-async def _relay(exchange: Exchange, answer: Answer, relay: StreamRelay, kept: list[bytes] | None) -> None:
+async def _relay(exchange: Exchange, answer: Answer, relay: StreamRelay) -> None:
     request = exchange.request
     translation = exchange.translation
     size = 0
@@ -170,19 +173,26 @@ async def _relay(exchange: Exchange, answer: Answer, relay: StreamRelay, kept: l
         if not request.started:
             _begin_stream(exchange)
         request.write(out)
-        if kept is not None:
+        if exchange.kept is not None:
             size += len(out)
-            if size > _MAX_KEPT_BYTES:
-                raise UnavailableError(
-                    "The answer is too large to be kept for its idempotency key.", code="reply_too_large"
-                )
-            kept.append(out)
+            _keep(exchange, out, size)
         if relay.events - told >= _PROGRESS_EVENTS:
             told = relay.events
             answer.progress(told)
         if relay.done:
             return
         await request.drain()
+
+
+def _keep(exchange: Exchange, out: bytes, size: int) -> None:
+    """Remember a piece of a stream; one that is too large to be repeated fails, one kept for the record is cut."""
+    if size <= _MAX_KEPT_BYTES:
+        assert exchange.kept is not None
+        exchange.kept.append(out)
+    elif exchange.idempotency_key:
+        raise UnavailableError(
+            "The answer is too large to be kept for its idempotency key.", code="reply_too_large"
+        )
 
 
 def _begin_stream(exchange: Exchange) -> None:

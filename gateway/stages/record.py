@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 import routing.call
 from gateway.exchange import Exchange
 from gateway.runtime import Runtime
 from gateway.usage import Usage
-from observability.record import Attempt, CallRecord, Decision
+from observability.joining import join_events
+from observability.record import Attempt, CallContent, CallRecord, Decision
+from policies.redaction import mask_json
 from routing.answer import Answer
+
+_encode = msgspec.json.Encoder().encode
+_MAX_CONTENT_BYTES = 1 << 20
 
 
 def record(runtime: Runtime, exchange: Exchange) -> None:
     """Emit the call's record; it never blocks and never fails the call."""
     exchange.mark("end")
-    runtime.emitter.emit(make_record(exchange, runtime.process), exchange.content)
+    runtime.emitter.emit(make_record(exchange, runtime.process), _content(exchange))
+
+
+def _content(exchange: Exchange) -> CallContent | None:
+    """Return what the tenant has asked to keep, masked here: nothing unmasked leaves this process."""
+    if (
+        exchange.plan is None
+        or not exchange.plan.keep_content
+        or len(exchange.request.body) > _MAX_CONTENT_BYTES
+    ):
+        return None
+    request = mask_json(_encode(exchange.body).decode())
+    reply = b"".join(exchange.kept or ())
+    if exchange.stream and reply:
+        joined = join_events(reply)
+        reply = _encode(joined) if joined is not None else b""
+    response = mask_json(reply.decode(errors="replace")) if reply else ""
+    return CallContent(request.encode(), response.encode())
 
 
 def make_record(exchange: Exchange, process: str) -> CallRecord:

@@ -97,7 +97,7 @@ def test_an_idempotent_call_is_answered_once(live: Live) -> None:
 
 
 def test_a_caller_that_leaves_cancels_the_upstream(live: Live) -> None:
-    slow = {**CHAT, "stream": True, "max_tokens": 4000, "metadata": {"sim": json.dumps({"latency_ms": 0})}}
+    slow = {**CHAT, "stream": True, "metadata": {"sim": "stall_after=2"}}
     with live.client() as client:
         with client.stream("POST", "/v1/chat/completions", json=slow) as answer:
             next(answer.iter_lines())
