@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 
 READY_FD = "AIRI_READY_FD"
@@ -11,6 +12,9 @@ READY_FD = "AIRI_READY_FD"
 
 def notify_ready() -> None:
     """Write ``READY`` to the supervisor's pipe, once; does nothing when no supervisor asks."""
+    if not gc.isenabled():  # see airi.up.launch
+        gc.freeze()
+        gc.enable()
     number = os.environ.pop(READY_FD, "")
     if not number.isdigit():
         return

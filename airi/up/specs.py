@@ -31,13 +31,15 @@ class ProcessSpec:
     probe: Callable[[], bool] | None = None
     drain_s: float = 10.0
     environment: dict[str, str] = field(default_factory=dict)
+    awaited: bool = True
+    """Whether the tree is ready only when this process is; one that is not comes up a moment later."""
     prepare: Callable[[], None] | None = None
     """Runs before every start of the process."""
 
 
 def module(name: str, *arguments: str) -> list[str]:
     """Return the command line that runs a module of AIRI with this Python (``-P``: nothing shadows it)."""
-    return [sys.executable, "-P", "-m", name, *arguments]
+    return [sys.executable, "-P", "-m", "airi.up.launch", name, *arguments]
 
 
 def redis_spec(settings: Settings) -> ProcessSpec:
@@ -73,8 +75,16 @@ def tree(settings: Settings, sim_ports: Sequence[int]) -> list[ProcessSpec]:
                 environment={"AIRI_PROCESS_INDEX": str(index)},
             )
         )
+    # Runs wait in the database, so the door need not wait for the worker, nor share the start's processors with it.
     specs.append(
-        ProcessSpec("worker", "worker", module("agents.worker"), after=after, drain_s=RUNNING_CALLS_S)
+        ProcessSpec(
+            "worker",
+            "worker",
+            module("agents.worker"),
+            after=(*after, "control"),
+            drain_s=RUNNING_CALLS_S,
+            awaited=False,
+        )
     )
     for number, port in enumerate(sim_ports, 1):
         command = module("routing.sim", "--port", str(port), "--name", f"sim-{number}")

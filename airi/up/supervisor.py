@@ -59,18 +59,26 @@ class Supervisor:
         )
         self.children = {spec.name: Child(spec, around) for spec in specs}
         self._groups: set[int] = set()
+        self._late: list[asyncio.Task[None]] = []
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start all; return when all are ready. Raises :class:`StartError` when one cannot (the rest is killed)."""
+        """Start all; return when all that are awaited are ready. Raises :class:`StartError` when one of them cannot."""
         began = time.monotonic()
         self._keeper = asyncio.create_task(self._keep_house())
-        tasks = [asyncio.create_task(self._start_one(child, began)) for child in self.children.values()]
+        tasks: list[asyncio.Task[None]] = []
+        for child in self.children.values():
+            starting = asyncio.create_task(self._start_one(child, began))
+            (tasks if child.spec.awaited else self._late).append(starting)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await asyncio.gather(*tasks)
         except TimeoutError as error:
-            missing = [name for name, child in self.children.items() if not child.ready.is_set()]
+            missing = [
+                name
+                for name, child in self.children.items()
+                if child.spec.awaited and not child.ready.is_set()
+            ]
             raise StartError(f"not ready within {START_TIMEOUT_S:.0f} s: {', '.join(missing)}") from error
         finally:
             for task in tasks:
@@ -78,6 +86,7 @@ class Supervisor:
 
     async def drain(self) -> None:
         """End the tree in order; running calls and steps are given their time."""
+        self._stop_starting()
         for role in self._drain_order:
             children = [child for child in self.children.values() if child.spec.role == role]
             if children:
@@ -87,10 +96,15 @@ class Supervisor:
 
     async def kill(self) -> None:
         """End the tree at once."""
+        self._stop_starting()
         for child in self.children.values():
             child.kill()
         await asyncio.gather(*(child.stop() for child in self.children.values()))
         await self._close()
+
+    def _stop_starting(self) -> None:
+        for task in self._late:
+            task.cancel()
 
     async def _close(self) -> None:
         if self._keeper is not None:
@@ -108,7 +122,7 @@ class Supervisor:
             try:
                 await asyncio.wait_for(child.ready.wait(), 0.1)
             except TimeoutError:
-                if child.deaths >= DEATHS_AT_START:
+                if child.spec.awaited and child.deaths >= DEATHS_AT_START:
                     raise StartError(self._why_not(child)) from None
                 if time.monotonic() > slow:
                     slow += _SLOW_START_S

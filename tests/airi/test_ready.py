@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -30,3 +31,15 @@ def test_a_supervisor_that_is_gone_is_no_reason_to_die(monkeypatch: pytest.Monke
 def test_without_a_supervisor_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(READY_FD, raising=False)
     notify_ready()
+
+
+def test_the_collector_that_rested_during_the_start_works_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(READY_FD, raising=False)
+    gc.disable()
+    try:
+        notify_ready()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.enable()
+        gc.unfreeze()

@@ -101,6 +101,17 @@ async def test_a_child_that_cannot_start_stops_the_start_with_its_words(
     assert not alive(entries(journal)[0][2])
 
 
+async def test_what_is_not_awaited_comes_up_later_or_not_at_all(journal: Path) -> None:
+    said: list[str] = []
+    specs = [toy("a", "a", journal), toy("b", "b", journal, after=("a",), awaited=False)]
+    tree = supervisor([*specs, toy("c", "c", journal, BROKEN, awaited=False)], said.append)
+    await tree.start()
+    await until(lambda: any(line.startswith("b ") and "ready after" in line for line in said))
+    await until(lambda: any(line.startswith("c ended with status 3") for line in said))
+    await tree.drain()
+    assert [what for _, what, _ in entries(journal)].count("ends") == 2
+
+
 async def test_a_child_that_will_not_end_is_killed_after_its_time(journal: Path) -> None:
     said: list[str] = []
     tree = supervisor([toy("a", "a", journal, STUBBORN, drain_s=0.3)], said.append)

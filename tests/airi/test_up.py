@@ -51,6 +51,7 @@ def airi(tree: Tree, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_it_prints_progress_keys_models_a_curl_line_and_one_ready_line(tree: Tree) -> None:
+    tree.wait_for("worker ")  # it comes up beside the door, which does not wait for it
     text = "\n".join(tree.lines)
     for name in ("redis", "writer", "control", "gateway", "worker", "sim-1", "sim-2"):
         assert f"  {name} " in text, name
