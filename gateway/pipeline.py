@@ -5,6 +5,8 @@ Each stage lives in ``gateway/stages/``; it hands one room narrow inputs, gets a
 
 from __future__ import annotations
 
+import asyncio
+
 from airi.errors import AiriError
 from airi.http.server import Request
 from gateway.errors import OverloadedError
@@ -36,10 +38,15 @@ class Pipeline:
             await self._walk(runtime, exchange)
         except AiriError as error:
             deliver_error(exchange, error)
-        except BaseException:
-            # A cancelled call (the caller left) and a fault of ours leave a record too, then go their way.
-            exchange.status = exchange.status or 499
-            exchange.error_type = exchange.error_type or "cancelled"
+        except asyncio.CancelledError:
+            exchange.status, exchange.error_type, exchange.error_code = (
+                499,
+                "cancelled",
+                "client_disconnected",
+            )
+            raise
+        except Exception:
+            exchange.status, exchange.error_type, exchange.error_code = 500, "server_error", "internal_error"
             raise
         finally:
             runtime.in_flight.pop(exchange.span_id, None)
