@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from airi.errors import AiriError, InvalidRequestError
+from gateway.dialects.anthropic import MessagesFront
 from gateway.dialects.front import Front
 from gateway.errors import error_body
 
@@ -187,4 +188,5 @@ COMPLETION = Operation("text_completion", "/v1/completions", "/completions", che
 EMBEDDINGS = Operation(
     "embeddings", "/v1/embeddings", "/embeddings", check_embeddings, streams=False, generates=False
 )
-OPERATIONS = {operation.path: operation for operation in (CHAT, COMPLETION, EMBEDDINGS)}
+MESSAGES = Operation("chat", "/v1/messages", "/chat/completions", check_chat, front=MessagesFront())
+OPERATIONS = {operation.path: operation for operation in (CHAT, COMPLETION, EMBEDDINGS, MESSAGES)}
