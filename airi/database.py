@@ -87,7 +87,10 @@ def open_engine(url: str, *, full_sync: bool) -> Engine:
         raise UnavailableError(
             f"database URL: {parsed.get_backend_name()!r} is not supported; use sqlite:///… or postgresql://…"
         )
-    arguments: dict[str, str | int] = {"connect_timeout": 5}
+    # A server whose machine is gone answers nothing at all: the kernel gives such a connection up in half a minute.
+    arguments: dict[str, str | int] = {
+        "connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 30_000,
+    }  # fmt: skip
     if "options" not in parsed.query:
         arguments["options"] = "-c lock_timeout=30s -c idle_in_transaction_session_timeout=60s"
     return create_engine(

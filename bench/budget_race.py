@@ -29,11 +29,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
 from airi.errors import AiriError
 from airi.http.client import ClientOptions, HttpPool
+from airi.redis import connect
+from airi.settings import Settings
+from airi.up.databases import databases
 from bench import liar, tree
+from policies.ledger import verify
 from tests.support.live import ROOT, Live, free_port, wait_until
 
 _ENOUGH = 4
@@ -168,16 +173,12 @@ def _spent(live: Live) -> int:
     return int(_query(live, "SELECT coalesce(sum(usd_micros), 0) FROM ledger WHERE tenant = 'race'")[0][0])
 
 
-def verify(live: Live) -> dict[str, Any]:
-    """Return what ``airi ledger verify`` says."""
-    done = subprocess.run(
-        [sys.executable, "-m", "airi", "ledger", "verify", "--output", "json"],
-        cwd=ROOT, env=live.environment, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    if not done.stdout:
-        raise RuntimeError(f"airi ledger verify: {done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+def books_of(live: Live) -> dict[str, Any]:
+    """Return what ``airi ledger verify`` would say."""
+    settings = Settings.from_environment(live.environment)
+    with databases(settings) as (main, _), connect(settings.effective_redis_url, timeout_s=30) as client:
+        report = verify(main, client)
+    return {**msgspec.to_builtins(report), "balanced": report.balanced}
 
 
 async def _kill_one(live: Live, race: Race, callers: Callers) -> dict[str, int]:
@@ -221,7 +222,7 @@ def _settled(live: Live) -> dict[str, Any]:
 
     def nothing_open() -> bool:
         found.clear()
-        found.update(verify(live))
+        found.update(books_of(live))
         return not found["open_reservations"] and not found["in_stream"]
 
     with contextlib.suppress(AssertionError):

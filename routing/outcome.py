@@ -61,16 +61,20 @@ def of_error(error: HttpClientError, alias: str) -> Failure:
         )
         busy.retry_after_ms = 1_000
         return Failure(error.code, True, True, error=busy, blame=False, detail=detail)
+    if isinstance(error, ConnectFailed):  # nobody has begun to serve it: come again
+        away = UpstreamError(
+            f"The upstream of '{alias}' could not be reached; try again.",
+            code=error.code, status=503, reached=False,
+        )  # fmt: skip
+        away.retry_after_ms = 1_000
+        return Failure(error.code, True, True, error=away, unreachable=True, detail=detail)
     kind = UpstreamTimeoutError if error.status == 504 else UpstreamError
-    words = "took too long" if error.status == 504 else "could not be reached or broke off"
+    words = "took too long" if error.status == 504 else "broke off"
     told = kind(f"The upstream of '{alias}' {words}.", code=error.code, reached=error.reached_upstream)
     # An answer that was too long once is too long again, and no fault of the place.
     large = isinstance(error, ResponseTooLarge)
     final = large or isinstance(error, TotalTimeout)
-    unreachable = isinstance(error, ConnectFailed)
-    return Failure(
-        error.code, not final, not final, error=told, unreachable=unreachable, blame=not large, detail=detail
-    )
+    return Failure(error.code, not final, not final, error=told, blame=not large, detail=detail)
 
 
 def of_status(status: int, headers: list[Header], body: bytes, alias: str, secret: Secret | None) -> Failure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from hashlib import blake2b
 
 from airi.config.kinds import Retries
 from routing.outcome import Failure
@@ -26,14 +27,16 @@ def ordered(route: Route, session: str, random: Callable[[], float]) -> tuple[Ro
     def draw(target: RouteTarget) -> float:
         if not target.weight:
             return _LAST
-        u = (
-            ((hash((session, target.place, target.model)) & 0xFFFFFFFFFFFFFFFF) + 1) * _FRACTION
-            if session
-            else random()
-        )
+        u = _drawn(session, target) if session else random()
         return -math.log(max(u, 1e-300)) / target.weight
 
     return tuple(sorted(targets, key=draw))
+
+
+def _drawn(session: str, target: RouteTarget) -> float:
+    """Return a number in (0, 1] that every gateway process draws alike (``hash`` would differ between them)."""
+    digest = blake2b("\0".join((session, target.place, target.model)).encode(), digest_size=8).digest()
+    return (int.from_bytes(digest) + 1) * _FRACTION
 
 
 def first_usable(
