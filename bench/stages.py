@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 from airi.config.document import ConfigDocument
 from airi.config.loader import load_text
@@ -69,9 +69,9 @@ class _Answer:
     version = "plain@v1"
     model = "mock"
     simulated = False
-    attempts: list[Any] = []
-    explanation: dict[str, Any] = {"target": "mock", "candidates": [], "rejected": []}
-    headers = [(b"content-type", b"application/json")]
+    attempts: ClassVar[list[Any]] = []
+    explanation: ClassVar[dict[str, Any]] = {"target": "mock", "candidates": [], "rejected": []}
+    headers: ClassVar[list[tuple[bytes, bytes]]] = [(b"content-type", b"application/json")]
 
     def __init__(self, price: Any) -> None:
         self.price = price
@@ -96,7 +96,16 @@ def make_runtime() -> Any:
     snapshot = Snapshot.build(ConfigDocument.of(resources, 1), resolver, Path("/none"))  # type: ignore[arg-type]
     keys = KeyMap(PEPPER)
     limits = KeyLimits(50_000_000, 2_000_000_000, 100_000)
-    keys.apply([(1, KeyRecord(id="bench", tenant="bench", team="bench", digest=Digester(PEPPER)(TOKEN), limits=limits))])
+    keys.apply(
+        [
+            (
+                1,
+                KeyRecord(
+                    id="bench", tenant="bench", team="bench", digest=Digester(PEPPER)(TOKEN), limits=limits
+                ),
+            )
+        ]
+    )
     return SimpleNamespace(
         process="bench", snapshot=snapshot, keys=keys, keyring=None, watcher=SimpleNamespace(seen=lambda *_: None),
         admission=_Admission(), router=_Router(), emitter=Emitter(Path("/none"), "bench"), content=None,
@@ -111,7 +120,9 @@ def make_request(data: bytes) -> Request:
         (b"content-type", b"application/json"), (b"content-length", b"%d" % len(data)),
     ]  # fmt: skip
     connection: Any = SimpleNamespace(transport=None)
-    return Request(connection, "POST", "/v1/chat/completions", b"", headers, dict(headers), data, "127.0.0.1", True, True)
+    return Request(
+        connection, "POST", "/v1/chat/completions", b"", headers, dict(headers), data, "127.0.0.1", True, True
+    )
 
 
 def drive(coroutine: Any) -> None:

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from airi.logs import configure
 from airi.settings import Settings
@@ -18,8 +20,8 @@ from gateway.control.app import create
 class _Server(uvicorn.Server):
     """uvicorn that says when it listens; it leaves by SIGTERM after its running requests."""
 
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        await super().startup(sockets)  # type: ignore[arg-type]
+    async def startup(self, *args: Any, **kwargs: Any) -> None:
+        await super().startup(*args, **kwargs)
         if self.started:
             notify_ready()
 
@@ -37,22 +39,17 @@ async def _serve(settings: Settings) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _admin_listener(settings: Settings, app: object) -> AsyncIterator[None]:
+async def _admin_listener(settings: Settings, app: FastAPI) -> AsyncIterator[None]:
     """Listen on AIRI_ADMIN_PORT too, when it is set; the same application, its lifespan run once."""
     if settings.admin_port is None:
         yield
         return
     config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.admin_port,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,  # type: ignore[arg-type]
-    )
+        app, host=settings.host, port=settings.admin_port, log_config=None, access_log=False, lifespan="off",
+        server_header=False,
+    )  # fmt: skip
     server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # the other listens
     task = asyncio.create_task(server.serve())
     try:
         yield

@@ -43,9 +43,11 @@ def test_commands_work_as_printed(page: Path, tree: Live, tmp_path: Path) -> Non
     script = "set -eu\n" + "\n".join(blocks(page)).replace("127.0.0.1:4000", f"127.0.0.1:{tree.port}")
     environment = {
         **{name: value for name, value in tree.environment.items() if name != "AIRI_CONFIG"},
-        "PATH": os.environ["PATH"],
+        "PATH": f"{binaries}:{ROOT}/.venv/bin:{os.environ['PATH']}",
     }
-    done = subprocess.run(["sh", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=110
+    )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert '"error"' not in done.stdout, done.stdout
 

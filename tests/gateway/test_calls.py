@@ -98,10 +98,9 @@ def test_an_idempotent_call_is_answered_once(live: Live) -> None:
 
 def test_a_caller_that_leaves_cancels_the_upstream(live: Live) -> None:
     slow = {**CHAT, "stream": True, "metadata": {"sim": "stall_after=2"}}
-    with live.client() as client:
-        with client.stream("POST", "/v1/chat/completions", json=slow) as answer:
-            next(answer.iter_lines())
-            trace = answer.headers["x-airi-trace-id"]
+    with live.client() as client, client.stream("POST", "/v1/chat/completions", json=slow) as answer:
+        next(answer.iter_lines())
+        trace = answer.headers["x-airi-trace-id"]
 
     def record() -> dict[str, object] | None:
         with live.admin() as admin:
