@@ -10,6 +10,7 @@ from airi.config.kinds import Tenant
 from airi.config.secrets import SecretResolver
 from airi.errors import PermissionDeniedError
 from airi.keys import KeyRecord, scopes
+from airi.pace import Pace
 from airi.patterns import allowed
 from gateway.plan import Plan
 from gateway.workflows import PREFIX, with_workflows
@@ -20,6 +21,10 @@ from routing.prices import PriceMap
 from routing.registry import Route, RoutingTable
 
 _MAX_PLANS = 20_000
+_MAX_CHANGED = 64
+"""With more policies changed than this, plans are made anew instead of being looked through."""
+_ROUTED = ("Provider", "Pool", "Model", "Workflow")
+_Plans = dict[tuple[str, str], tuple[KeyRecord, Plan]]
 _EVERYTHING = ("*",)
 
 
@@ -34,7 +39,7 @@ class Snapshot:
         self.policies = policies
         self.limits = LimitTable(document)
         self._tenants = {tenant.metadata.name: tenant for tenant in document.all(Tenant)}
-        self._plans: dict[tuple[str, str], tuple[KeyRecord, Plan]] = {}
+        self._plans: _Plans = {}
 
     @classmethod
     def build(
@@ -43,11 +48,26 @@ class Snapshot:
         resolver: SecretResolver,
         control_socket: Path,
         prices: PriceMap | None = None,
+        before: Snapshot | None = None,
     ) -> Snapshot:
-        """Compile a document; raise :class:`airi.errors.ConfigError` naming every fault."""
-        served = with_workflows(document, control_socket)
-        table = RoutingTable.build(served, prices, resolve_secret=resolver.resolve)
-        return cls(document, table, PolicyEngine.compile(document))
+        """Compile a document; raise :class:`airi.errors.ConfigError` naming every fault.
+
+        ``before`` is the snapshot that serves meanwhile: what did not change is taken over from it, and the work is done
+        in small slices, so that its calls do not wait. Blocking: call it in a thread.
+        """
+        if before is None or not before.version:
+            before = None
+        pace = None if before is None else Pace()
+        if before is not None and document.same(before.document, *_ROUTED):
+            table = before.table
+        else:
+            served = with_workflows(document, control_socket)
+            table = RoutingTable.build(served, prices, resolve_secret=resolver.resolve)
+        engine = PolicyEngine.compile(document, None if before is None else before.policies, pace)
+        snapshot = cls(document, table, engine)
+        if before is not None and pace is not None:
+            snapshot._plans = snapshot._still_right(before, pace)
+        return snapshot
 
     @classmethod
     def empty(cls) -> Snapshot:
@@ -82,6 +102,23 @@ class Snapshot:
         for alias in sorted(self.table.routes):
             if self.may_call(key, alias):
                 yield self.table.routes[alias]
+
+    def _still_right(self, before: Snapshot, pace: Pace) -> _Plans:
+        """Return the plans of ``before`` that would be made alike now: same routes, same tenant, same policies."""
+        changed = self.policies.changed_since(before.policies)
+        if self.table is not before.table or len(changed) > _MAX_CHANGED:
+            return {}
+        same = {name for name, tenant in self._tenants.items() if before._tenants.get(name) is tenant}
+        wide = [policy for policy in changed if policy.tenants is None]
+        for policy in changed:
+            same -= policy.tenants or frozenset()
+        plans: _Plans = {}
+        for name, (key, plan) in before._plans.copy().items():
+            call = (key.tenant, key.team or "", key.id, name[1])
+            if key.tenant in same and not any(policy.covers(*call) for policy in wide):
+                plans[name] = (key, plan)
+            pace()
+        return plans
 
     def _make_plan(self, key: KeyRecord, model: str) -> Plan:
         tenant = self._tenants.get(key.tenant)

@@ -49,10 +49,16 @@ class CompiledPolicy:
         """Whether its effect is applied (mode ``enforce``) or only reported (``shadow``)."""
         return self.resource.mode == "enforce"
 
-    @property
+    @cached_property
     def rank(self) -> tuple[int, str]:
         """Order among policies of the same effect: the higher tier first, then by name."""
         return TIERS.index(self.resource.tier), self.name
+
+    @cached_property
+    def tenants(self) -> frozenset[str] | None:
+        """The tenants that it is for, or ``None`` when it is for all, or for those of a pattern."""
+        named = self.resource.scope.tenants
+        return frozenset(named) if named and not any("*" in name for name in named) else None
 
     @cached_property
     def word_set(self) -> frozenset[str]:

@@ -40,12 +40,10 @@ class PolicyEngine:
         self._by_tenant: dict[str, list[CompiledPolicy]] = {}
         self._wide: list[CompiledPolicy] = []
         for policy in policies:
-            tenants = policy.resource.scope.tenants
-            if tenants and not any("*" in name for name in tenants):
-                for name in set(tenants):
-                    self._by_tenant.setdefault(name, []).append(policy)
-            else:
+            if policy.tenants is None:
                 self._wide.append(policy)
+            for name in policy.tenants or ():
+                self._by_tenant.setdefault(name, []).append(policy)
         self._sets: dict[tuple[str, str, str, str], PolicySet] = {}
         self._shared: dict[tuple[str, ...], PolicySet] = {}
 
@@ -59,7 +57,7 @@ class PolicyEngine:
         """
         engine = cls(compile_policies(document, before.policies if before is not None else (), pace))
         if before is not None:
-            engine._take_over(before)
+            engine._take_over(before, pace)
         return engine
 
     def changed_since(self, before: PolicyEngine) -> list[CompiledPolicy]:
@@ -70,12 +68,14 @@ class PolicyEngine:
             *(policy for policy in before.policies if id(policy) not in ours),
         ]
 
-    def _take_over(self, before: PolicyEngine) -> None:
-        ours = set(map(id, self.policies))
+    def _take_over(self, before: PolicyEngine, pace: Pace | None) -> None:
+        gone = set(map(id, before.policies)).difference(map(id, self.policies))
         # A copy: the event loop goes on filling the earlier engine's while this one is made in a thread.
         for names, found in before._shared.copy().items():
-            if all(id(policy) in ours for policy in found.policies):
+            if gone.isdisjoint(found.ids):
                 self._shared[names] = found
+            if pace is not None:
+                pace()
 
     def select(self, tenant: str, team: str, key_id: str, model: str) -> PolicySet:
         """Return the policies whose scope holds these."""
@@ -106,6 +106,7 @@ class PolicySet:
 
     def __init__(self, policies: Sequence[CompiledPolicy]) -> None:
         self.policies = tuple(policies)
+        self.ids = frozenset(map(id, policies))
         self.route_targets = tuple(
             sorted({policy.resource.route_to for policy in policies if policy.resource.route_to})
         )

@@ -7,6 +7,7 @@ into one expression whose bits say which of them hold. If any of them fails, eac
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from airi import expressions
@@ -16,6 +17,7 @@ from policies.documents import CompiledPolicy
 from policies.variables import DECLARATIONS, Observed, Reader, Situation
 
 _JOINED = 12
+_MAX_JOINED = 1_024
 _REMEMBERED = 1_024
 _MAX_LENGTH = 3_000
 
@@ -92,12 +94,16 @@ def _ask_one(policy: CompiledPolicy, activation: Any) -> Verdict:
 
 
 def _bundles(policies: Sequence[CompiledPolicy]) -> Iterator[_Bundle]:
-    """Group policies that see the same values: those without detectors, and those whose detectors are the same."""
+    """Group policies that see the same values: those without detectors, and those whose detectors are the same.
+
+    Policies of single tenants are kept apart from those of all, so that a thousand tenants with a rule of their own share
+    what is compiled for the rest.
+    """
     groups: dict[object, list[CompiledPolicy]] = {}
     for policy in policies:
         reads_data = bool(policy.program.references & variables.DATA)
-        key = (tuple(sorted(policy.thresholds.items())), policy.word_set) if reads_data else None
-        groups.setdefault(key, []).append(policy)
+        seen = (tuple(sorted(policy.thresholds.items())), policy.word_set) if reads_data else None
+        groups.setdefault((seen, policy.tenants is None), []).append(policy)
     for group in groups.values():
         for start in range(0, len(group), _JOINED):
             yield _Bundle(group[start : start + _JOINED])
@@ -109,8 +115,11 @@ def _join(policies: Sequence[CompiledPolicy]) -> Program | None:
     text = " + ".join(
         f"(({policy.resource.when}) ? {1 << index} : 0)" for index, policy in enumerate(policies)
     )
-    if len(text) > _MAX_LENGTH:
-        return None
+    return _compile_joined(text) if len(text) <= _MAX_LENGTH else None
+
+
+@lru_cache(maxsize=_MAX_JOINED)
+def _compile_joined(text: str) -> Program | None:
     try:
         return expressions.compile(text, DECLARATIONS)
     except ExpressionError:  # together too deep; they are asked one by one
