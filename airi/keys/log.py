@@ -27,13 +27,14 @@ from airi.keys.keymap import PREFIX, Digester, KeyMap
 from airi.keys.record import KeyBudget, KeyLimits, KeyRecord, RetiringSecret, Role, pack, unpack
 from airi.keys.schema import key_head, key_log, keys
 from airi.keys.scopes import networks
+from airi.pace import Pace
 from airi.secrets import Secret
 from airi.vault import Vault
 
 if TYPE_CHECKING:
     import redis
 
-PAGE = 5_000
+PAGE = 1_000
 MAX_OVERLAP_MS = 90 * 24 * 3_600_000
 _PEPPER = "api key pepper"
 _MAX_RETIRING = 4
@@ -192,14 +193,20 @@ class KeyLog:
 
 
 def refresh(key_map: KeyMap, log: KeyLog, page: int = PAGE) -> int:
-    """Bring ``key_map`` up to the log's end; return how many keys changed. Blocking: call it in a thread."""
+    """Bring ``key_map`` up to the log's end; return how many keys changed. Blocking: call it in a thread.
+
+    Filling an empty map goes at full speed; a map in use is brought up to date in small slices.
+    """
     changed = 0
+    pace = Pace() if key_map.seq else None
     while True:
         entries = log.packed_after(key_map.seq, page)
         key_map.apply_packed(entries)
         changed += len(entries)
         if len(entries) < page:
             return changed
+        if pace is not None:
+            pace()
 
 
 def _token(key_id: str) -> str:
