@@ -1,85 +1,68 @@
-"""``make bench``: the figures of docs/performance.md, printed as a table and as JSON.
+"""``make bench``: every figure of docs/performance.md, printed as tables and JSON.
 
-    python -m bench [--rounds 3] [--seconds 4] [--write]
+    python -m bench [SECTION …] [--rounds N] [--seconds S] [--write]
 
-CPU is user and system time of the gateway's processes, pinned to one core, at saturation with 64 connections; Redis,
-writer, control plane, mock upstream and load generator share the other core. ``ratio`` is to a bare forwarder on the
-same HTTP server and client in the same round. Absolute times are this machine's; ratios travel.
+Sections: calls, stages, budget, interleavings, redaction, fairness, replica, steps, scale. Without a name: all of them.
+``--write`` writes docs/performance.md and docs/figures/*.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 
-from bench.calls import Bench, bench
-
-TARGETS = {
-    "cpu_us_unary_228": 70,
-    "cpu_us_unary_10k": 100,
-    "cpu_us_chunk_observed": 22,
-    "cpu_us_chunk_redacted": 40,
-    "added_p50_us": 250,
-    "added_p99_us": 1_500,
-    "memory_idle_mb": 80,
-    "memory_loaded_mb": 140,
-}
+from bench.report import ROOT, SECTIONS, write_page
 
 
-def _megabytes(bench_: Bench) -> float:
-    return max(process.memory_info().rss for process in bench_.gateways) / 1e6
+def run(name: str, command: list[str]) -> dict[str, object]:
+    """Run one section in a process of its own; return what it printed and how it ended."""
+    print(f"== {name}: python {' '.join(command)}", flush=True)
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    print(done.stdout, flush=True)
+    if done.returncode:
+        print(done.stderr[-4_000:], file=sys.stderr, flush=True)
+    return {
+        "command": "python " + " ".join(command), "ok": done.returncode == 0, "took_s": round(time.monotonic() - began),
+        "output": done.stdout.strip(),
+    }  # fmt: skip
 
 
-def _one_round(subject: Bench, seconds: float) -> None:
-    subject.unary("unary_228", 228, seconds)
-    subject.unary("unary_10k", 10_000, seconds)
-    subject.stream("observed", "plain", seconds)
-    subject.stream("redacted", "guarded", seconds)
-    subject.rate(seconds)
-
-
-def run(rounds: int, seconds: float) -> dict[str, object]:
-    """Measure and return all figures."""
-    with tempfile.TemporaryDirectory(prefix="airi-bench-") as folder, bench(Path(folder)) as subject:
-        subject.figures.add("memory_idle_mb", _megabytes(subject))
-        for number in range(rounds):
-            _one_round(subject, seconds)
-            print(f"round {number + 1} of {rounds} done", flush=True)
-        subject.figures.add("memory_loaded_mb", _megabytes(subject))
-        checked = subject.verify()
-    return {"figures": subject.figures.medians(), "checked": checked, "rounds": rounds, "seconds": seconds}
-
-
-def table(result: dict[str, object]) -> str:
-    """Return the figures as Markdown."""
-    figures = result["figures"]
-    assert isinstance(figures, dict)
-    lines = ["| figure | measured | to reach |", "|---|---:|---:|"]
-    lines += [f"| {name} | {value:g} | {'≤ ' + str(TARGETS[name]) if name in TARGETS else ''} |" for name, value in figures.items()]
-    return "\n".join(lines)
-
-
-def main() -> None:
-    """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    """Run from the command line; the exit status is 1 when a section failed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "sections", nargs="*", choices=[*SECTIONS, []], help="what to measure (default: everything)"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4)
-    parser.add_argument("--json", type=Path, help="write the figures here as JSON")
+    parser.add_argument("--write", action="store_true", help="write docs/performance.md and docs/figures/")
     arguments = parser.parse_args()
-    began = time.monotonic()
-    result = run(arguments.rounds, arguments.seconds)
-    result["machine"] = f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total // 2**30} GiB"
-    result["took_s"] = round(time.monotonic() - began)
-    print(table(result))
-    print(json.dumps(result))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    results = {}
+    for name in arguments.sections or SECTIONS:
+        command = list(SECTIONS[name].command)
+        if name == "calls":
+            command += ["--rounds", str(arguments.rounds), "--seconds", str(arguments.seconds)]
+        results[name] = run(name, command)
+    machine = f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total // 2**30} GiB, Python {sys.version.split()[0]}"
+    if arguments.write:
+        folder = ROOT / "docs" / "figures"
+        folder.mkdir(exist_ok=True)
+        for name, result in results.items():
+            Path(folder / f"{name}.json").write_text(
+                json.dumps({"machine": machine, **result}, indent=2) + "\n"
+            )
+        write_page()
+    return 0 if all(result["ok"] for result in results.values()) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -141,7 +141,7 @@ def load(mode: str, port: int, path: Path, key: str, seconds: float, **options: 
     done = subprocess.run(
         [sys.executable, "-m", "bench.load", mode, str(port), "--seconds", str(seconds), "--body", str(path), "--key", key, *extra],
         cwd=ROOT, capture_output=True, check=True, timeout=seconds + 90,
-        preexec_fn=lambda: os.sched_setaffinity(0, {OTHER_CORE}),  # noqa: PLW1509  # no thread runs here
+        preexec_fn=lambda: os.sched_setaffinity(0, {OTHER_CORE}),  # no thread runs here
     )  # fmt: skip
     result: dict[str, Any] = json.loads(done.stdout)
     if result["errors"]:
