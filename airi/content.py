@@ -166,6 +166,10 @@ class ContentStore:
         except InvalidTag as error:
             raise ContentDamagedError(f"content {ref[:12]}… was changed") from error
 
+    def remove_in(self, connection: Connection, tenant: str, ref: str) -> bool:
+        """Remove one item within the caller's transaction; whoever else refers to the same content loses it too."""
+        return bool(self._remove(connection, tenant, ref, _NEVER))
+
     def sweep(self, now_ms: int) -> int:
         """Remove what has expired, in short transactions; return how many items went."""
         removed = 0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Engine
 
-from airi import audit, content, vault
+from airi import audit, content, stored_responses, vault
 from airi.config import migrations as config_migrations
 from airi.database import Migration, migrate
 from airi.keyring import KeyRing
@@ -24,6 +24,7 @@ ROOMS: Rooms = (
     ("audit", audit.MIGRATIONS),
     ("config", config_migrations.MIGRATIONS),
     ("keys", key_migrations.MIGRATIONS),
+    ("responses", stored_responses.MIGRATIONS),
 )
 
 

@@ -11,6 +11,7 @@ import msgspec
 from airi.errors import AiriError, InvalidRequestError
 from gateway.dialects.anthropic import MessagesFront
 from gateway.dialects.front import Front
+from gateway.dialects.responses import ResponsesFront
 from gateway.errors import error_body
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -189,4 +190,5 @@ EMBEDDINGS = Operation(
     "embeddings", "/v1/embeddings", "/embeddings", check_embeddings, streams=False, generates=False
 )
 MESSAGES = Operation("chat", "/v1/messages", "/chat/completions", check_chat, front=MessagesFront())
-OPERATIONS = {operation.path: operation for operation in (CHAT, COMPLETION, EMBEDDINGS, MESSAGES)}
+RESPONSES = Operation("chat", "/v1/responses", "/chat/completions", check_chat, front=ResponsesFront())
+OPERATIONS = {operation.path: operation for operation in (CHAT, COMPLETION, EMBEDDINGS, MESSAGES, RESPONSES)}

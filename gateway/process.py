@@ -25,6 +25,7 @@ from airi.logs import configure
 from airi.redis_pipeline import PipelinedRedis
 from airi.settings import Settings
 from airi.storage import prepare
+from airi.stored_responses import ResponseStore
 from airi.up.ready import notify_ready
 from gateway.app import DataPlane
 from gateway.errors import transport_error_body
@@ -94,6 +95,7 @@ class GatewayProcess:
         await emitter.start()
         router = Router()
         control = HttpPool(f"unix:{settings.control_socket}", options=ClientOptions(use_proxy=False))
+        content = ContentStore(engine, ring)
         runtime: Runtime
         settled = 0
 
@@ -115,7 +117,8 @@ class GatewayProcess:
         )  # fmt: skip
         runtime = Runtime(
             process=self._name, snapshot=Snapshot.empty(), keys=keys, keyring=ring, watcher=watcher, redis=redis,
-            admission=admission, router=router, emitter=emitter, content=ContentStore(engine, ring), control=ControlProxy(control),
+            admission=admission, router=router, emitter=emitter, content=content,
+            responses=ResponseStore(engine, content), control=ControlProxy(control),
         )  # fmt: skip
         await watcher.start()
         return runtime

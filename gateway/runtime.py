@@ -8,6 +8,7 @@ from airi.content import ContentStore
 from airi.keyring import KeyRing
 from airi.keys import KeyMap
 from airi.redis_pipeline import PipelinedRedis
+from airi.stored_responses import ResponseStore
 from gateway.exchange import Exchange
 from gateway.proxy import ControlProxy
 from gateway.snapshot import Snapshot
@@ -32,6 +33,7 @@ class Runtime:
     router: Router
     emitter: Emitter
     content: ContentStore
+    responses: ResponseStore
     control: ControlProxy
     redis: PipelinedRedis
     max_in_flight: int = MAX_IN_FLIGHT
