@@ -20,6 +20,7 @@ from agents.states import RUN_ENDED
 from agents.store import RunTransaction, Store
 from airi.ids import new_id
 
+_START_PATIENCE_MS = 2_000
 DefinitionOf = Callable[[str], Definition]
 
 
@@ -52,7 +53,7 @@ class Commands:
         run_id = new_id("run")
         try:
             with self._store.write() as connection:
-                now = connection.scalar(select(now_ms()))
+                now: int = connection.execute(select(now_ms())).scalar_one()
                 self._keep_definition(connection, definition, now)
                 limits = definition.body.budget
                 connection.execute(
@@ -67,18 +68,18 @@ class Commands:
                         concurrency_group=_group(definition, inputs, starter, run_id),
                     )
                 )  # fmt: skip
-                # The run exists, and whoever reads the outbox begins it, even if this process dies here.
+                # We begin the run ourselves below; if this process dies before, whoever reads the outbox does.
                 connection.execute(
                     self._store.put_outbox,
                     {"run_id": run_id, "path": "", "fence": 0, "traceparent": traceparent, "publishes": 0,
-                     "publish_after": now},
+                     "publish_after": now + _START_PATIENCE_MS},
                 )  # fmt: skip
         except IntegrityError:
             return self._started_before(starter.tenant, definition.name, idempotency_key, digest), False
         self.advance(run_id)
         return run_id, True
 
-    def _keep_definition(self, connection: Connection, definition: Definition, now: int | None) -> None:
+    def _keep_definition(self, connection: Connection, definition: Definition, now: int) -> None:
         known = connection.scalar(select(definitions.c.id).where(definitions.c.id == definition.id))
         if known is None:
             connection.execute(
@@ -102,8 +103,8 @@ class Commands:
     def advance(self, run_id: str) -> None:
         """Fold the run's state; do nothing when nothing follows from it."""
         with self._store.run(run_id) as tx:
-            tx.taken("")
             advance(tx, self._definition_of(tx.run.definition_id))
+            tx.taken("")  # after the group's row: whoever ends a run locks in the same order
 
     # -- stopping -------------------------------------------------------------------------------------------------
 
