@@ -12,7 +12,18 @@ from airi.http.server import Request
 
 # Said by the gateway alone; what a caller claims in them is dropped.
 _NOT_FORWARDED = HOP_BY_HOP | {b"content-length", b"expect", b"x-forwarded-for", b"x-request-id"}
-PREFIXES = ("/admin/", "/ui", "/v1/workflows", "/v1/runs", "/docs", "/openapi.json", "/metrics", "/mcp")
+PREFIXES = (
+    "/admin/",
+    "/ui",
+    "/v1/workflows",
+    "/v1/runs",
+    "/v1/responses/",
+    "/v1/messages/",
+    "/docs",
+    "/openapi.json",
+    "/metrics",
+    "/mcp",
+)
 _FIRST_BYTE_MS = 60_000
 _IDLE_MS = 120_000
 _TOTAL_MS = 86_400_000

@@ -99,6 +99,8 @@ async def authenticate(services: Services, request: Request) -> Principal:
         if scheme.lower() != "bearer":
             raise AuthenticationError(_NO_KEY)
         found = await identify(services, token.strip())
+    elif (key := request.headers.get("x-api-key") or request.headers.get("api-key")) is not None:
+        found = await identify(services, key.strip())
     else:
         found = await _from_cookie(services, request)
     if found.record is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from airi.clock import unix_ms
 from airi.config.notify import Notifier
+from airi.stored_responses import ResponseStore
 from gateway.control.services import Services
 from policies.epoch import rebuild
 from policies.ledger import LedgerConsumer
@@ -32,12 +33,14 @@ def chores(services: Services) -> list[Chore]:
     engine, redis = services.engine, services.redis
     reaper, consumer = Reaper(engine, redis), LedgerConsumer(engine, redis)
     notifier = Notifier(engine, redis)
+    responses = ResponseStore(engine, services.content)
     return [
         Chore("notices", 1.0, notifier.run_once),
         Chore("rebuild", 0.5, lambda: rebuild(engine, redis)),
         Chore("ledger", 0.2, consumer.run_until_empty),
         Chore("reaper", 1.0, reaper.run_once),
         Chore("reaper sweep", 600.0, reaper.sweep),
+        Chore("responses sweep", 60.0, lambda: responses.sweep(unix_ms())),
         Chore("content sweep", 60.0, lambda: services.content.sweep(unix_ms())),
     ]
 
