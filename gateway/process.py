@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import sys
+import time
 
 from sqlalchemy import Engine
 
@@ -42,6 +43,8 @@ from policies.processes import process_name, register_process, unregister_proces
 from routing.router import Router
 
 DRAIN_S = 30.0
+_DRAIN_POLL_S = 0.02
+_REST_S = 2.0
 _GROWN = 1.25
 _SWITCH_S = 0.0005
 
@@ -134,10 +137,14 @@ class GatewayProcess:
             await asyncio.sleep(1)
 
     async def _drain(self, runtime: Runtime, server: Server) -> None:
+        """Answer new calls with 503 and ``Retry-After`` while running ones end, at most 30 s; then leave."""
         runtime.draining = True
         runtime.watcher.stop()
+        deadline = time.monotonic() + DRAIN_S
+        while runtime.in_flight and time.monotonic() < deadline:
+            await asyncio.sleep(_DRAIN_POLL_S)
         server.close_listeners()
-        await server.drain(DRAIN_S)
+        await server.drain(_REST_S)  # what is left watches the dashboard
         await runtime.admission.close()
         await runtime.router.close()
         await runtime.emitter.close()
