@@ -164,13 +164,14 @@ def _upstream(port: int, books: Path) -> Iterator[None]:
         process.wait(15)
 
 
-def _query(live: Live, statement: str) -> list[Any]:
+def query(live: Live, statement: str) -> list[Any]:
+    """Read AIRI's database."""
     with contextlib.closing(sqlite3.connect(live.home / "airi.db", timeout=30)) as connection:
         return connection.execute(statement).fetchall()
 
 
 def _spent(live: Live) -> int:
-    return int(_query(live, "SELECT coalesce(sum(usd_micros), 0) FROM ledger WHERE tenant = 'race'")[0][0])
+    return int(query(live, "SELECT coalesce(sum(usd_micros), 0) FROM ledger WHERE tenant = 'race'")[0][0])
 
 
 def books_of(live: Live) -> dict[str, Any]:
@@ -239,7 +240,7 @@ def _figures(race: Race, live: Live, callers: Callers, lines: list[liar.Line]) -
         beyond[line.mode] += max(0, line.invoice_usd_micros() - line.promise_usd_micros())
     charged: dict[str, int] = {
         trace: usd - excess
-        for trace, usd, excess in _query(
+        for trace, usd, excess in query(
             live,
             "SELECT trace_id, sum(usd_micros), sum(excess_usd_micros) FROM ledger WHERE tenant = 'race' GROUP BY trace_id",
         )
