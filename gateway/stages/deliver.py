@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Any
 
 import msgspec
+from sqlalchemy.exc import SQLAlchemyError
 
 from airi.content import ContentStore
 from airi.errors import AiriError, UnavailableError
@@ -26,6 +28,8 @@ from routing.answer import Answer
 
 _MAX_KEPT_BYTES = 8 << 20
 _CONFIRM_MS = 2_000
+_STORE_S = 5.0
+_log = logging.getLogger("airi.gateway")
 _PROGRESS_EVENTS = 32
 
 
@@ -237,7 +241,13 @@ async def deliver_replay(runtime: Runtime, exchange: Exchange, replay: Replay) -
     """Repeat the answer that the idempotency key already has."""
     key = exchange.key
     assert key is not None
-    raw = await asyncio.to_thread(runtime.content.get, key.tenant, replay.reference)
+    try:
+        async with asyncio.timeout(_STORE_S):
+            raw = await asyncio.to_thread(runtime.content.get, key.tenant, replay.reference)
+    except (SQLAlchemyError, TimeoutError) as error:
+        raise UnavailableError(
+            "The store of kept answers is not answering. Try again.", retry_after_ms=1_000
+        ) from error
     if raw is None:
         raise UnavailableError(
             "The kept answer of this idempotency key cannot be read.", code="reply_not_found"
@@ -254,7 +264,12 @@ async def _keep_reply(runtime: Runtime, exchange: Exchange, reply: _Reply) -> No
     """Store the answer and have its settlement confirmed before the last byte: a repetition must find both."""
     key = exchange.key
     assert key is not None
-    exchange.reply_reference = await asyncio.to_thread(_put, runtime.content, key.tenant, reply)
+    try:
+        async with asyncio.timeout(_STORE_S):
+            exchange.reply_reference = await asyncio.to_thread(_put, runtime.content, key.tenant, reply)
+    except (SQLAlchemyError, TimeoutError) as error:
+        # The answer is there and paid for: the caller gets it. Only a repetition will not find it.
+        _log.error("the answer of an idempotent call could not be kept", extra={"error": repr(error)})
     settle(runtime, exchange)
     await runtime.admission.confirmed(exchange.reservation_id, _CONFIRM_MS)
 

@@ -319,6 +319,9 @@ def test_the_database_does_not_answer(short_tmp: Path, postgres_server: str, pos
                 answer, took = call(live, made["key"])
                 assert answer.status_code == 200, "keys and configuration are in memory"
                 assert took < 2
+            answer, took = call(live, made["key"], **{"idempotency-key": "once"})
+            assert answer.status_code == 200, "paid for, so handed out, though it cannot be kept"
+            assert took < 8
             unknown, _ = call(live, "airi_nobodyknows_" + "x" * 40)
             assert refused(unknown), "an outage never looks like a wrong key"
         assert wait_until(lambda: call(live, "airi_nobodyknows_" + "x" * 40)[0].status_code == 401, 20)
