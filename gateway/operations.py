@@ -11,6 +11,7 @@ import msgspec
 from airi.errors import AiriError, InvalidRequestError
 from gateway.dialects.anthropic import MessagesFront
 from gateway.dialects.front import Front
+from gateway.dialects.moderations import ModerationsFront
 from gateway.dialects.responses import ResponsesFront
 from gateway.errors import error_body
 
@@ -184,6 +185,16 @@ def check_embeddings(body: Body) -> None:
         raise _wrong("encoding_format", "'float' or 'base64'")
 
 
+def check_moderation(body: Body) -> None:
+    """Check a moderation."""
+    _model(body)
+    value = body.get("input")
+    if not isinstance(value, str) and not (
+        isinstance(value, list) and value and all(isinstance(item, str | dict) for item in value)
+    ):
+        raise _wrong("input", "a string, a list of strings, or a list of parts")
+
+
 CHAT = Operation("chat", "/v1/chat/completions", "/chat/completions", check_chat)
 COMPLETION = Operation("text_completion", "/v1/completions", "/completions", check_completion)
 EMBEDDINGS = Operation(
@@ -191,4 +202,11 @@ EMBEDDINGS = Operation(
 )
 MESSAGES = Operation("chat", "/v1/messages", "/chat/completions", check_chat, front=MessagesFront())
 RESPONSES = Operation("chat", "/v1/responses", "/chat/completions", check_chat, front=ResponsesFront())
-OPERATIONS = {operation.path: operation for operation in (CHAT, COMPLETION, EMBEDDINGS, MESSAGES, RESPONSES)}
+MODERATIONS = Operation(
+    "moderation", "/v1/moderations", "/moderations", check_moderation,
+    streams=False, generates=False, front=ModerationsFront(),
+)  # fmt: skip
+OPERATIONS = {
+    operation.path: operation
+    for operation in (CHAT, COMPLETION, EMBEDDINGS, MESSAGES, RESPONSES, MODERATIONS)
+}

@@ -12,6 +12,7 @@ from airi.errors import PermissionDeniedError
 from airi.keys import KeyRecord, scopes
 from airi.pace import Pace
 from airi.patterns import allowed
+from gateway.detectors import with_detectors
 from gateway.plan import Plan
 from gateway.workflows import PREFIX, with_workflows
 from policies.engine import PolicyEngine, PolicySet
@@ -61,7 +62,7 @@ class Snapshot:
         if before is not None and document.same(before.document, *_ROUTED):
             table = before.table
         else:
-            served = with_workflows(document, control_socket)
+            served = with_workflows(with_detectors(document, control_socket), control_socket)
             table = RoutingTable.build(served, prices, resolve_secret=resolver.resolve)
         engine = PolicyEngine.compile(document, None if before is None else before.policies, pace)
         snapshot = cls(document, table, engine)

@@ -6,8 +6,9 @@ import time
 from typing import Any
 
 from airi.errors import AiriError
-from gateway import workflows
+from gateway import detectors, workflows
 from gateway.exchange import Exchange
+from gateway.operations import EMBEDDINGS
 from gateway.runtime import Runtime
 from gateway.stages.admit import wished_output
 from gateway.stages.authenticate import bearer
@@ -19,6 +20,8 @@ from routing.payload import Payload
 # Prefix affinity looks at the beginning of a prompt; more text than this changes nothing.
 _PREFIX_CHARACTERS = 8_192
 
+_INSIDE = (workflows.PREFIX, detectors.MODEL)
+"""Models that the control plane serves: it asks who calls, as for any route of its own."""
 
 async def route(runtime: Runtime, exchange: Exchange) -> None:
     """Set the Exchange's answer: of a stream when its first block is there, else whole."""
@@ -58,7 +61,7 @@ async def route(runtime: Runtime, exchange: Exchange) -> None:
 def _headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
     traceparent = tracecontext.format_traceparent(exchange.trace_id, exchange.span_id, exchange.trace_flags)
     headers = [(b"traceparent", traceparent.encode()), (b"x-request-id", exchange.request_id.encode())]
-    if exchange.alias.startswith(workflows.PREFIX):
+    if exchange.alias.startswith(_INSIDE):
         headers.append((b"authorization", b"Bearer " + bearer(exchange.request).encode("latin-1")))
         if exchange.idempotency_key:
             headers.append((b"idempotency-key", exchange.idempotency_key.encode("latin-1")))
@@ -130,7 +133,7 @@ def _needs(exchange: Exchange) -> Needs:
     schema = isinstance(response_format, dict) and response_format.get("type") == "json_schema"
     may_have = exchange.translation is not None or b'"image_url"' in exchange.request.body
     vision = may_have and _has_image(body)
-    embeddings = not exchange.operation.generates
+    embeddings = exchange.operation is EMBEDDINGS
     if not (tools or schema or vision or embeddings):
         return NOTHING
     return Needs(tools=tools, json_schema=schema, vision=vision, embeddings=embeddings)
