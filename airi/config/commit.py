@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, insert, select
 
 from airi import audit
 from airi.config.diff import ResourceDiff, compare
-from airi.config.document import ConfigDocument
+from airi.config.document import content_digest
 from airi.config.edits import Plan
 from airi.config.positions import Where
 from airi.config.schema import config_changes, config_resources
@@ -49,8 +49,9 @@ def state_after(state: State, plan: Plan) -> State:
     version = state.version + 1
     for key, (resource, manager) in plan.puts.items():
         resources[key] = Stored(resource, manager, version, encode_body(resource)[1])
-    document = ConfigDocument({key: stored.resource for key, stored in resources.items()})
-    return State(version, document.digest, resources)
+    return State(
+        version, content_digest({key: stored.digest for key, stored in resources.items()}), resources
+    )
 
 
 def result_of(state: State, after: State, plan: Plan, warnings: Sequence[str]) -> ApplyResult:

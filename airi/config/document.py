@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
 import msgspec
 
-from airi.config.kinds import KINDS, AnyResource
+from airi.config.kinds import API_VERSION, KINDS, AnyResource
 
 R = TypeVar("R", bound=AnyResource)
 
@@ -72,8 +72,25 @@ class ConfigDocument:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON of the content (32 hex digits)."""
+        """SHA-256 over all resources' names and digests (32 hex digits)."""
         if self.known_digest is not None:
             return self.known_digest
-        canonical = msgspec.json.encode(self.dump(), order="deterministic")
-        return hashlib.sha256(canonical).hexdigest()[:32]
+        return content_digest({key: encode_body(resource)[1] for key, resource in self.resources.items()})
+
+
+def body_of(resource: AnyResource) -> dict[str, Any]:
+    """Return plain data as it was written: what is not given is not filled in."""
+    body = resource.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return {"apiVersion": API_VERSION, "kind": resource.kind, **body}
+
+
+def encode_body(resource: AnyResource) -> tuple[str, str]:
+    """Return the canonical JSON of a resource and its digest (32 hex digits)."""
+    data = msgspec.json.encode(body_of(resource), order="deterministic")
+    return data.decode(), hashlib.sha256(data).hexdigest()[:32]
+
+
+def content_digest(digests: Mapping[tuple[str, str], str]) -> str:
+    """Return the digest of a document from those of its resources: a write hashes only what it changes."""
+    lines = "".join(f"{kind}/{name} {digests[kind, name]}\n" for kind, name in sorted(digests))
+    return hashlib.sha256(lines.encode()).hexdigest()[:32]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,14 +11,29 @@ import msgspec
 from pydantic import ValidationError
 from sqlalchemy import Connection, Row, func, select, true
 
-from airi.config.document import ConfigDocument
+from airi.config.document import ConfigDocument, body_of, encode_body
 from airi.config.errors import UnknownResourceError
 from airi.config.explain import explain
-from airi.config.kinds import API_VERSION, KINDS, AnyResource
+from airi.config.kinds import KINDS, AnyResource
 from airi.config.positions import Where
 from airi.config.schema import config_changes, config_head, config_resources, config_versions
 from airi.errors import ConfigError
 
+__all__ = [
+    "EMPTY",
+    "Key",
+    "Manager",
+    "State",
+    "Stored",
+    "VersionInfo",
+    "body_of",
+    "encode_body",
+    "read_bodies",
+    "read_head",
+    "read_state",
+    "read_state_at",
+    "read_version",
+]
 Manager = Literal["file", "api", "adopted"]
 Key = tuple[str, str]
 
@@ -67,18 +81,6 @@ class State:
 
 
 EMPTY = State(0, ConfigDocument({}).digest, {})
-
-
-def body_of(resource: AnyResource) -> dict[str, Any]:
-    """Return plain data as it was written: what is not given is not filled in."""
-    body = resource.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    return {"apiVersion": API_VERSION, "kind": resource.kind, **body}
-
-
-def encode_body(resource: AnyResource) -> tuple[str, str]:
-    """Return the canonical JSON of a resource and its digest (32 hex digits)."""
-    data = msgspec.json.encode(body_of(resource), order="deterministic")
-    return data.decode(), hashlib.sha256(data).hexdigest()[:32]
 
 
 def read_head(connection: Connection) -> int:
