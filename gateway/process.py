@@ -130,6 +130,8 @@ class GatewayProcess:
         """Once a second: the calls in flight and this process's gauges."""
         while True:
             runtime.emitter.live([_live(exchange) for exchange in list(runtime.in_flight.values())])
+            for place in runtime.router.status():
+                runtime.emitter.gauge("pool_waiting", place.waiting, {"pool": place.name})
             runtime.emitter.gauge("gateway_in_flight", len(runtime.in_flight))
             runtime.emitter.gauge("gateway_connections", len(server.connections))
             runtime.emitter.gauge("gateway_open_reservations", runtime.admission.open)

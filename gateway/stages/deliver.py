@@ -181,7 +181,7 @@ async def _relay(exchange: Exchange, answer: Answer, relay: StreamRelay) -> None
             size += len(out)
             _keep(exchange, out, size)
         if relay.events - told >= _PROGRESS_EVENTS:
-            told = relay.events
+            told = exchange.chunks = relay.events
             answer.progress(told)
         if relay.done:
             return
