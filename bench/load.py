@@ -129,13 +129,15 @@ async def closed(port: int, connections: int, seconds: float, request: bytes, to
 
 
 async def paced(
-    port: int, connections: int, seconds: float, request: bytes, totals: Totals, rate: float
+    port: int, connections: int, seconds: float, requests: list[bytes], totals: Totals, rate: float
 ) -> None:
-    """Calls leave at a fixed rate on whichever connection is free."""
+    """Calls leave at a fixed rate on whichever connection is free, each the next of ``requests``."""
     loop = asyncio.get_running_loop()
     free: asyncio.Queue[Client] = asyncio.Queue()
     for _ in range(connections):
-        _, client = await loop.create_connection(lambda: Client(request, totals, free, 0), "127.0.0.1", port)
+        _, client = await loop.create_connection(
+            lambda: Client(requests[0], totals, free, 0), "127.0.0.1", port
+        )
         free.put_nowait(client)
     start = time.perf_counter() + 0.05
     for number in range(int(rate * seconds)):
@@ -144,6 +146,7 @@ async def paced(
         if wait > 0:
             await asyncio.sleep(wait)
         client = await asyncio.wait_for(free.get(), 30)
+        client.request = requests[number % len(requests)]
         client.send(intended)
     for _ in range(connections):
         await asyncio.wait_for(free.get(), 30)
@@ -172,17 +175,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--body", type=Path, required=True)
     parser.add_argument("--key", default="none")
+    parser.add_argument(
+        "--keys", type=Path, help="a file of keys, one a line, for open loops: each call takes the next"
+    )
     parser.add_argument("--path", default="/v1/chat/completions")
     parser.add_argument("--rate", type=float, default=1_000)
     arguments = parser.parse_args()
     totals = Totals()
-    request = make_request(arguments.port, arguments.path, arguments.key, arguments.body.read_bytes())
+    names = arguments.keys.read_text().split() if arguments.keys else [arguments.key]
+    body = arguments.body.read_bytes()
+    requests = [make_request(arguments.port, arguments.path, name, body) for name in names]
     began = time.perf_counter()
     if arguments.mode == "closed":
-        uvloop.run(closed(arguments.port, arguments.connections, arguments.seconds, request, totals))
+        uvloop.run(closed(arguments.port, arguments.connections, arguments.seconds, requests[0], totals))
     else:
         uvloop.run(
-            paced(arguments.port, arguments.connections, arguments.seconds, request, totals, arguments.rate)
+            paced(arguments.port, arguments.connections, arguments.seconds, requests, totals, arguments.rate)
         )
     took = time.perf_counter() - began
     print(
