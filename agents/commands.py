@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from agents import templates
 from agents.definition import Definition
 from agents.errors import RunConflictError, RunStateError, UnknownRunError
-from agents.scheduling import advance, as_json, child_ended, error_of, stop
+from agents.scheduling import advance, as_json, child_ended, error_of, leave_queue, stop
 from agents.schema import definitions, effects, groups, now_ms, runs, steps, timers
 from agents.states import RUN_ENDED
 from agents.store import RunTransaction, Store
@@ -103,8 +103,14 @@ class Commands:
     def advance(self, run_id: str) -> None:
         """Fold the run's state; do nothing when nothing follows from it."""
         with self._store.run(run_id) as tx:
+            if tx.state == "queued":
+                leave_queue(tx, self._definition_of(tx.run.definition_id))
+            if tx.state == "queued":
+                tx.taken("")  # whoever ends a run of the group tells again
+                return
+        with self._store.run(run_id) as tx:
             advance(tx, self._definition_of(tx.run.definition_id))
-            tx.taken("")  # after the group's row: whoever ends a run locks in the same order
+            tx.taken("")
 
     # -- stopping -------------------------------------------------------------------------------------------------
 

@@ -19,10 +19,7 @@ from agents.store import RunTransaction
 
 def advance(tx: RunTransaction, definition: Definition) -> None:
     """Start every step that can start, and end the run when nothing is left."""
-    if tx.state in RUN_ENDED:
-        return
-    if tx.state == "queued":
-        _leave_queue(tx, definition)
+    if tx.state in RUN_ENDED or tx.state == "queued":
         return
     rows = tx.top_steps()
     if tx.state == "stopping":
@@ -240,8 +237,12 @@ def _wake_queued(tx: RunTransaction, group: str) -> None:
         tx.publish_other(row.id, row.traceparent)
 
 
-def _leave_queue(tx: RunTransaction, definition: Definition) -> None:
-    """Take a place in the concurrency group; stay queued when there is none."""
+def leave_queue(tx: RunTransaction, definition: Definition) -> None:
+    """Take a place in the concurrency group; stay queued when there is none.
+
+    This is a transaction of its own, before the first :func:`advance`: on PostgreSQL the group's row must be locked
+    after the rows of the tenant's content, and before those of the outbox, by everybody.
+    """
     group, rule = tx.run.concurrency_group, definition.body.concurrency
     if group is not None and rule is not None:
         if not _take_place(tx, group, rule.max):
@@ -252,7 +253,6 @@ def _leave_queue(tx: RunTransaction, definition: Definition) -> None:
     wall = definition.body.budget.wall
     if wall is not None:
         tx.timer("", "wall", wall)
-    advance(tx, definition)
 
 
 def _take_place(tx: RunTransaction, group: str, most: int) -> bool:

@@ -119,6 +119,9 @@ class Rig:
         self.caretaker.close()
         for _ in self.threads:
             self.broker.messages.put(None)
+        for thread in self.threads:
+            if thread.is_alive():
+                thread.join(10)
         self.runtime.close()
 
     # -- using it -------------------------------------------------------------------------------------------------
