@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.gateway.door_world import Door, door_on
 from tests.support.live import Live
 
 
@@ -12,3 +13,9 @@ from tests.support.live import Live
 def live(short_tmp: Path) -> Iterator[Live]:
     with Live(short_tmp / "live") as tree:
         yield tree
+
+
+@pytest.fixture(scope="package")
+def door(live: Live) -> Iterator[Door]:
+    with door_on(live) as found:
+        yield found
