@@ -26,7 +26,7 @@ class AiriError(Exception):
         code: str | None = None,
         param: str | None = None,
         status: int | None = None,
-        type: str | None = None,
+        type: str | None = None,  # noqa: A002  # OpenAI's word
         retry_after_ms: int | None = None,
     ) -> None:
         super().__init__(message)

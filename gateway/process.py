@@ -20,6 +20,7 @@ from airi.errors import AiriError
 from airi.http.client import ClientOptions, HttpPool
 from airi.http.server import Server, ServerLimits, serve
 from airi.http.tls import server_context
+from airi.identity import Identities
 from airi.keyring import KeyRing
 from airi.keys import KeyLog
 from airi.logs import configure
@@ -99,6 +100,7 @@ class GatewayProcess:
         router = Router()
         control = HttpPool(f"unix:{settings.control_socket}", options=ClientOptions(use_proxy=False))
         content = ContentStore(engine, ring)
+        identities = Identities()
         runtime: Runtime
         settled = 0
 
@@ -106,6 +108,7 @@ class GatewayProcess:
             nonlocal settled
             if snapshot.table is not runtime.snapshot.table:
                 await router.apply(snapshot.table)
+            identities.apply(snapshot.document)
             runtime.snapshot = snapshot
             if len(snapshot.document.resources) > settled * _GROWN:
                 settled = len(snapshot.document.resources)
@@ -119,7 +122,7 @@ class GatewayProcess:
             lambda document: Snapshot.build(document, resolver, settings.control_socket, before=runtime.snapshot), install,
         )  # fmt: skip
         runtime = Runtime(
-            process=self._name, snapshot=Snapshot.empty(), keys=keys, keyring=ring, watcher=watcher, redis=redis,
+            process=self._name, snapshot=Snapshot.empty(), keys=keys, identities=identities, keyring=ring, watcher=watcher, redis=redis,
             admission=admission, router=router, emitter=emitter, content=content,
             responses=ResponseStore(engine, content), control=ControlProxy(control),
         )  # fmt: skip
@@ -143,7 +146,7 @@ class GatewayProcess:
         runtime.draining = True
         runtime.watcher.stop()
         deadline = time.monotonic() + DRAIN_S
-        while runtime.in_flight and time.monotonic() < deadline:
+        while runtime.in_flight and time.monotonic() < deadline:  # noqa: ASYNC110  # ends once in a process' life
             await asyncio.sleep(_DRAIN_POLL_S)
         server.close_listeners()
         await server.drain(_REST_S)  # what is left watches the dashboard
