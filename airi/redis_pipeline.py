@@ -233,7 +233,7 @@ class PipelinedRedis:
     @property
     def connected(self) -> bool:
         """Whether commands are being sent now (the breaker is closed)."""
-        return self._connection is not None
+        return self._connection is not None and not self._connection.lost.done()
 
     @property
     def in_flight(self) -> int:
@@ -248,7 +248,8 @@ class PipelinedRedis:
         if self._task is None:
             self._task = asyncio.create_task(self._keep_up(), name="redis-pipeline")
         try:
-            await asyncio.wait_for(self._up.wait(), wait_ms / 1_000)
+            async with asyncio.timeout(wait_ms / 1_000):
+                await self._up.wait()
         except TimeoutError as error:
             raise RedisAwayError(f"no connection to Redis within {wait_ms} ms") from error
 
@@ -267,7 +268,7 @@ class PipelinedRedis:
         :class:`RedisTimeoutError` or :class:`RedisReplyError`.
         """
         connection = self._connection
-        if connection is None:
+        if connection is None or connection.lost.done():
             raise RedisAwayError("Redis is away; the command was not sent")
         if connection.in_flight >= self.options.max_in_flight:
             raise RedisBusyError("too many commands wait for Redis", retry_after_ms=1_000)

@@ -14,7 +14,7 @@ from typing import Any
 
 from airi.redis_pipeline import bulk
 from policies.admission.scripts import SCRIPTS, Scripts
-from policies.admission.wire import ENCODER, Report, Request, SettlementWire
+from policies.admission.wire import ENCODER, RECORD, SETTLEMENT, Entry, Report, Request, SettlementWire
 
 
 class Next(Enum):
@@ -30,6 +30,7 @@ class OpenCall:
 
     __slots__ = (
         "cost",
+        "epoch",
         "id",
         "lease_ms",
         "limits_bulk",
@@ -52,6 +53,8 @@ class OpenCall:
         self.limits_bulk = limits_bulk
         self.record = record
         """As Redis wrote it; ``None`` when the call was admitted without Redis, or its admission was given up."""
+        self.epoch = ""
+        """In which Redis was last known to have it."""
         self.lease_ms = request.lease_ms
         self.opened = now
         self.renewed = now
@@ -72,13 +75,16 @@ class Book:
         self._scripts = scripts
         self._admit_head = scripts.admit.head(1, 4)
         self._settle_head = scripts.settle.head(1, 2)
+        self.epoch = ""
         self._epoch = b""
         self._identity = b""
         self._reported: list[tuple[tuple[int, int], bytes]] = []
+        self._reported_open: list[str] = []
         self.believe("")
 
     def believe(self, epoch: str) -> None:
         """Set the epoch in which this process may spend: the identity of the Redis server it is connected to."""
+        self.epoch = epoch
         self._epoch = bulk(epoch.encode())
         self._identity = self._epoch + bulk(self.process.encode())
 
@@ -122,11 +128,22 @@ class Book:
         code = reply[0]
         if code == 4:
             return Next.WAIT
-        if code == 2:
+        # Redis forgets neither an open nor a reaped call: what it had in this epoch and does not know was settled, and
+        # the answer to that was lost long ago.
+        if code == 2 and (call.record is None or call.epoch != self.epoch):
             return Next.RESTORE
-        if self.open.pop(call.id, None) is not None and code == 0:
-            self.unconfirmed.append((stream_id(reply[1]), reply[2]))
+        if self.open.pop(call.id, None) is not None:
+            if code == 0:
+                self.unconfirmed.append((stream_id(reply[1]), reply[2]))
+            elif code == 1 and len(reply) > 2 and call.record is not None:
+                self.unconfirmed.append((stream_id(reply[1]), _entry(call, *reply[2:])))
         return Next.DONE
+
+    def restored(self, call: OpenCall, reply: Any) -> None:
+        """Take in the answer to :meth:`restore_command`."""
+        if call.record is None and reply[0] == 0:
+            call.record = reply[6]
+        call.epoch = self.epoch
 
     def committed(self, watermark: bytes) -> None:
         """Forget entries up to the stream id that SQL has."""
@@ -137,16 +154,21 @@ class Book:
     def report(self) -> bytes:
         """Return what the rebuild of money must know (a :class:`Report`)."""
         self._reported = list(self.unconfirmed)
+        self._reported_open = list(self.open)
         records = [call.record for call in self.open.values() if call.record is not None]
         return ENCODER.encode(Report(records, [entry for _, entry in self._reported]))
 
     def rebuilt(self) -> None:
-        """The rebuild that this process reported to is done: what was reported is in SQL."""
+        """The rebuild that this process reported to is done: SQL has the entries, Redis the open calls."""
         known = {entry for _, entry in self._reported}
         kept = [item for item in self.unconfirmed if item[1] not in known]
         self.unconfirmed.clear()
         self.unconfirmed.extend(kept)
-        self._reported = []
+        for name in self._reported_open:
+            call = self.open.get(name)
+            if call is not None:
+                call.epoch = self.epoch
+        self._reported, self._reported_open = [], []
 
     def renewals(self, now: float, max_age_s: float) -> Iterator[tuple[OpenCall, bytes]]:
         """Yield calls whose lease is a third old, each with its command; what is older than ``max_age_s`` is left."""
@@ -168,6 +190,29 @@ class Book:
                         )
                     ),
                 )
+
+
+def _entry(call: OpenCall, cause: bytes, amount: int, hold: int, excess: int) -> bytes:
+    """The entry that Redis wrote when it settled a call, whose answer did not arrive (``settled_at`` is a guess)."""
+    assert call.record is not None
+    assert call.settlement is not None
+    record = RECORD.decode(call.record)
+    charged = [group.suffix + name[1:] for group in record.money for name in group.fields[::2]]
+    return ENCODER.encode(
+        Entry(
+            f"{call.id}/{cause.decode()}",
+            cause.decode(),
+            amount,
+            hold,
+            excess,
+            record.reserved_at_us,
+            record.reserved_at_us,
+            record.process,
+            charged,
+            record.request,
+            SETTLEMENT.decode(call.settlement),
+        )
+    )
 
 
 def _forced(request: Request) -> Request:

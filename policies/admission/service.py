@@ -154,7 +154,8 @@ class Admission:
         if self._options.epoch_wait_ms == 0:
             return False
         try:
-            await asyncio.wait_for(self._ready.wait(), self._options.epoch_wait_ms / 1_000)
+            async with asyncio.timeout(self._options.epoch_wait_ms / 1_000):
+                await self._ready.wait()
         except TimeoutError:
             return False
         return True
@@ -263,8 +264,10 @@ class Admission:
             except UnavailableError:
                 self._ready.clear()
             beat_ms = self._options.beat_ms if self.money_ready else self._options.rebuild_beat_ms
+            # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), beat_ms / 1_000)
+                async with asyncio.timeout(beat_ms / 1_000):
+                    await self._wake.wait()
             if not self.money_ready:  # woken by every refused call: not faster than the rebuild's beat
                 await asyncio.sleep(self._options.rebuild_beat_ms / 1_000)
             self._wake.clear()

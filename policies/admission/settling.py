@@ -45,7 +45,8 @@ class Settler:
         if call.waiter is None:
             call.waiter = asyncio.get_running_loop().create_future()
         try:
-            await asyncio.wait_for(asyncio.shield(call.waiter), timeout_ms / 1_000)
+            async with asyncio.timeout(timeout_ms / 1_000):
+                await asyncio.shield(call.waiter)
         except TimeoutError:
             return False
         return True
@@ -85,4 +86,5 @@ class Settler:
     def _restored(self, call: OpenCall, future: asyncio.Future[Any]) -> None:
         call.sending = False
         if not future.cancelled() and future.exception() is None:
+            self._book.restored(call, future.result())
             self._send(call)

@@ -121,6 +121,7 @@ class Report(msgspec.Struct, frozen=True):
 ENCODER = msgspec.msgpack.Encoder()
 RECORD = msgspec.msgpack.Decoder(Record)
 ENTRY = msgspec.msgpack.Decoder(Entry)
+SETTLEMENT = msgspec.msgpack.Decoder(SettlementWire)
 REPORT = msgspec.msgpack.Decoder(Report)
 
 

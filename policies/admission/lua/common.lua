@@ -13,18 +13,18 @@
 --
 -- RECORD: {state, process, reserved_at µs, hold, worst case, granted output tokens, money, slots, length of the request's
 --          bytes, request}
---   state: "o" open, "s" settled, "p" reaped (a late settlement may still post its difference),
---          "x" released before it was seen
+--   state: "o" open, "p" reaped (a late settlement may still post its difference), "x" released before it was seen,
+--          "s" settled; then the rest is the entry's stream id, cause, amount, hold and excess
 --   money: {{key suffix, {field, field of the hold, …}, {hold, …}}, …}
 --   slots: {{key suffix, {field, …}, {µs per token, or 0 for concurrency, …}, {GCRA's line before this call, …}}, …}
 --   request: as policies/admission/wire.py writes it, always the last bytes of a record, so that it is never encoded again
 local P = KEYS[1]
 local DAY = 86400
 local TOMBSTONE_MS = 2 * DAY * 1000
+local SETTLED_MS = 5 * 60 * 1000 -- a process that asks again later knows what 'unknown' means (book.py)
 local WINDOW_GRACE_S = 3 * DAY
 local USER_TTL_MS = 2 * 3600 * 1000
 local CLAIM_MS = DAY * 1000
-local SETTLED = cmsgpack.pack({'s'})
 
 -- Unix time in µs. One line, so that the simulation can put another clock in its place.
 local function clock() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end
@@ -124,17 +124,22 @@ local function append(raw, record, cause, usd, excess, now, settlement_bytes)
   return redis.call('XADD', 'airi:ledger', '*', 'e', entry), entry
 end
 
+local function leave_settled(id, stream_id, cause, amount, record)
+  local tombstone = cmsgpack.pack({'s', stream_id, cause, amount, record[4], math.max(0, amount - record[5])})
+  redis.call('SET', P .. 'r:' .. id, tombstone, 'PX', SETTLED_MS)
+end
+
 -- Close an open reservation at `usd`. `state` is "s" or "p"; a reaped one keeps its money groups for a late settlement.
 local function finish(id, raw, record, usd, state, cause, now, tokens, settlement_bytes)
   charge(record[7], usd, true)
   free_slots(record[8], now, record[10][10], tokens)
   local stream_id, entry = append(raw, record, cause, usd, math.max(0, usd - record[5]), now, settlement_bytes)
-  local tombstone = SETTLED
   if state == 'p' then
     record[4], record[8] = usd, {}
-    tombstone = seal('p', record, request_bytes(raw, record))
+    redis.call('SET', P .. 'r:' .. id, seal('p', record, request_bytes(raw, record)), 'PX', TOMBSTONE_MS)
+  else
+    leave_settled(id, stream_id, cause, usd, record)
   end
-  redis.call('SET', P .. 'r:' .. id, tombstone, 'PX', TOMBSTONE_MS)
   redis.call('ZREM', P .. 'open', id)
   return stream_id, entry
 end

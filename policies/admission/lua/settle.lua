@@ -1,6 +1,7 @@
 -- Replace a reservation's holds by what the call cost and write the ledger entry, once.
 -- ARGV: epoch, settlement (wire.py). Answers {code, …}:
---   0 settled or posted: stream id, entry · 1 was settled before · 2 unknown reservation · 3 tombstone left
+--   0 settled or posted: stream id, entry · 1 was settled before: the entry's stream id, cause, amount, hold, excess
+--   (nothing when SQL is known to have it) · 2 unknown reservation · 3 tombstone left
 --   4 the epoch is not the caller's: money is being rebuilt, try again later
 if redis.call('GET', 'airi:epoch') ~= ARGV[1] then return {4} end
 local s = cmsgpack.unpack(ARGV[2])
@@ -11,12 +12,13 @@ local raw = redis.call('GET', key)
 if not raw then
   if s[9] ~= 1 then return {2} end
   -- The caller gave up on an admission that may still be on its way: should it arrive, it finds this.
-  redis.call('SET', key, cmsgpack.pack({'x'}), 'PX', TOMBSTONE_MS)
+  redis.call('SET', key, cmsgpack.pack({'x'}), 'PX', SETTLED_MS)
   return {3}
 end
 local record = cmsgpack.unpack(raw)
 local state = record[1]
-if state ~= 'o' and state ~= 'p' then return {1} end
+if state == 's' then return {1, record[2], record[3], record[4], record[5], record[6]} end
+if state == 'x' then return {1} end
 
 local request, stream_id, entry = record[10], nil, nil
 if state == 'o' then
@@ -25,7 +27,7 @@ else
   -- Reaped at its hold already: post the difference.
   charge(record[7], usd - record[4], false)
   stream_id, entry = append(raw, record, 'late', usd - record[4], math.max(0, usd - record[5]), now, ARGV[2])
-  redis.call('SET', key, SETTLED, 'PX', TOMBSTONE_MS)
+  leave_settled(id, stream_id, 'late', usd - record[4], record)
 end
 if request[17] ~= '' then
   local claim = P .. 'i:' .. request[17]
