@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from airi.http.client import ClientOptions, HttpPool, Response
@@ -13,6 +14,7 @@ FORWARDED = frozenset({b"traceparent", b"tracestate", b"x-request-id"})
 _FORWARDED_INSIDE = FORWARDED | {b"authorization", b"idempotency-key"}
 """To AIRI's own control plane over its unix socket, which serves workflows as models in the caller's name."""
 _USER_AGENT = b"airi"
+_BREAKS = re.compile(rb"[\r\n\0]")
 
 
 def client_options(spec: PlaceSpec, *, max_connections: int | None = None) -> ClientOptions:
@@ -33,12 +35,12 @@ def header_block(headers: Sequence[Header]) -> bytes:
 
 
 def forwarded(headers: Sequence[Header], names: frozenset[bytes] = FORWARDED) -> bytes:
-    """Return the part of a call's headers that may go upstream, as a block."""
-    return b"".join(
-        b"%b: %b\r\n" % (name, value)
-        for name, value in headers
-        if name in names and b"\n" not in value and b"\r" not in value and b"\0" not in value
-    )
+    """Return the part of a call's headers that may go upstream, as a block; what would break out of its line is left out."""
+    lines = [b"%b: %b\r\n" % header for header in headers if header[0] in names]
+    block = b"".join(lines)
+    if block.count(b"\n") == len(lines) == block.count(b"\r") and b"\0" not in block:
+        return block
+    return b"".join(line for line in lines if not _BREAKS.search(line, 0, len(line) - 2))
 
 
 class OpenAIUpstream:
