@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,11 @@ _CONNECT_S = 5
 _BUDGET_CODE = "run_budget_exceeded"
 _IN_PROGRESS = "idempotency_in_progress"
 _IN_PROGRESS_PAUSE_MS = 500
+_AIRI_AWAY = ("budgets_rebuilding", "admission_unavailable", "service_unavailable", "overloaded")
+_AWAY_S = 60.0
+"""How long a call waits for a gateway that restarts, or that has lost its Redis, before its step's attempt fails."""
+_AWAY_PAUSE_S = 0.2
+_AWAY_PAUSE_MAX_S = 3.0
 _POLICY_TYPES = ("permission_error", "policy_violation", "policy_error")
 
 
@@ -69,18 +75,31 @@ class ModelClient:
         The value is ``{message, finish_reason, usage, model, target, cost_usd_micros}``.
         """
         data = msgspec.json.encode(body)
+        away_until = time.monotonic() + _AWAY_S
+        pause_s = _AWAY_PAUSE_S
         while True:
-            status, headers, raw = await self._post(self._headers(caller, call), data)
-            if status == 200:
-                return _outcome(headers, raw, call.grant)
-            error = _error(raw)
-            if error.get("code") == _IN_PROGRESS:
-                # A worker before us made this very call and the gateway is still busy with it.
-                await asyncio.sleep((retry_after(headers) or _IN_PROGRESS_PAUSE_MS) / 1000)
-                continue
-            if error.get("code") == _BUDGET_CODE:
-                raise GrantTooSmall
-            raise _failure(status, headers, error)
+            try:
+                status, headers, raw = await self._post(self._headers(caller, call), data)
+                if status == 200:
+                    return _outcome(headers, raw, call.grant)
+                error = _error(raw)
+                if error.get("code") == _IN_PROGRESS:
+                    # A worker before us made this very call and the gateway is still busy with it.
+                    await asyncio.sleep((retry_after(headers) or _IN_PROGRESS_PAUSE_MS) / 1000)
+                    continue
+                if error.get("code") == _BUDGET_CODE:
+                    raise GrantTooSmall
+                failure = _failure(status, headers, error)
+                ours = status == 503 and error.get("code") in _AIRI_AWAY
+            except StepFailed as lost:
+                if lost.error_class != "connection":
+                    raise
+                failure, ours = lost, True
+            # AIRI itself restarts or waits for Redis: no fault of the step. The same call under the same key is harmless.
+            if not ours or time.monotonic() > away_until:
+                raise failure
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _AWAY_PAUSE_MAX_S)
 
     def _headers(self, caller: Caller, call: Call) -> dict[str, str]:
         claim = caller.claim
@@ -171,7 +190,7 @@ def _failure(status: int, answer: aiohttp.ClientResponse, error: dict[str, Any])
     code, kind = str(error.get("code") or ""), str(error.get("type") or "")
     said = f"the gateway answered {status}" + (f" ({code[:80]})" if code else "")
     wait = retry_after(answer)
-    if "budget" in code or code == "insufficient_quota":
+    if status < 500 and ("budget" in code or code == "insufficient_quota"):
         return StepFailed("budget", said)
     if status == 429:
         return StepFailed("rate_limit", said, retry_after_ms=wait)

@@ -133,6 +133,7 @@ def test_wrong_arguments_go_back_to_the_model(rig: Rig, gateway: FakeGateway, re
     [
         (429, {"code": "rate_limit_exceeded"}, "completed", 2),
         (503, {}, "completed", 2),
+        (503, {"code": "budgets_rebuilding"}, "completed", 2),
         (500, {}, "completed", 2),
         (409, {"code": "idempotency_in_progress"}, "completed", 2),
         (403, {"code": "policy_denied", "type": "permission_error"}, "policy", 1),
@@ -153,6 +154,18 @@ def test_error_classes(
     else:
         assert state == "failed"
         assert f'"class":"{wanted}"' in rig.row(run).error
+
+
+def test_a_gateway_that_restarts_costs_no_attempt(rig: Rig, gateway: FakeGateway) -> None:
+    """AIRI's own outages are waited for, whatever the step says about its retries."""
+    away = ("budgets_rebuilding", "admission_unavailable", "service_unavailable")
+    gateway.failures.extend((503, {"retry-after": "1"}, {"code": code}) for code in away)
+    run = rig.run(
+        define("steps: [{id: a, call: llm, with: {model: echo, prompt: p}, retry: {max_attempts: 1}}]")
+    )
+    assert rig.wait(run) == "completed"
+    assert len({key for key, *_ in gateway.requests}) == 1
+    assert len(gateway.requests) == 4
 
 
 def test_retry_after_is_honoured(rig: Rig, gateway: FakeGateway) -> None:
@@ -215,3 +228,18 @@ def test_budget_of_an_agent(rig: Rig, gateway: FakeGateway, registry: Registry) 
     assert rig.wait(run) == "failed"
     assert '"budget"' in rig.row(run).error
     assert gateway.spent == 100
+
+
+def test_an_unanswered_call_is_written_off(rig: Rig, gateway: FakeGateway) -> None:
+    gateway.delay_s = 1.0
+    one = "retry: {max_attempts: 1}, timeout: 100ms, call: llm, with: {model: echo, prompt: p}"
+    run = rig.run(
+        define(
+            "budget: {cost_usd: 0.001}\n"
+            f"steps: [{{id: a, for: {{each: i, in: [1], on_error: collect}}, {one}}}, {{id: w, needs: [a], wait: {{approval: {{}}}}}}]"
+        )
+    )
+    rig.wait(run, "waiting")
+    row = rig.row(run)
+    assert (row.held_usd_micros, row.spent_usd_micros) == (0, 250)
+    assert rig.effects(run)[f"{run}:a/0:0"].state == "failed"
