@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from airi.content import ContentStore
+from airi.identity import Identities
 from airi.keyring import KeyRing
 from airi.keys import KeyMap
 from airi.redis_pipeline import PipelinedRedis
@@ -27,6 +28,7 @@ class Runtime:
     process: str
     snapshot: Snapshot
     keys: KeyMap
+    identities: Identities
     keyring: KeyRing
     watcher: Watcher
     admission: Admission

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 
 from airi.config.errors import ManagerConflictError, StaleVersionError, UnknownResourceError
-from airi.config.kinds import AnyResource, Tool
+from airi.config.kinds import AnyResource, Tenant, Tool
 from airi.config.secrets import references as secret_references
 from airi.config.state import Key, Manager, State, Stored, encode_body
 from airi.config.validation import references
@@ -199,6 +199,8 @@ def _refuse_through_api(plan: Plan) -> None:
     for (kind, name), (resource, _) in plan.puts.items():
         if isinstance(resource, Tool) and resource.http is not None and resource.http.allow_private:
             problems.append(f"{kind}/{name}: http.allow_private: only a file may allow private addresses")
+        if isinstance(resource, Tenant) and resource.identity is not None and resource.identity.jwks_file:
+            problems.append(f"{kind}/{name}: identity.jwks_file: only a file may name files; give a jwks_url")
         for path, reference in secret_references(resource):
             if reference.startswith("${file:"):
                 problems.append(

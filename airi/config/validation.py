@@ -17,6 +17,7 @@ from airi.config.explain import did_you_mean
 from airi.config.kinds import (
     AnyResource,
     Budget,
+    Identity,
     Model,
     Policy,
     Pool,
@@ -33,6 +34,7 @@ Validators = Mapping[str, Validator]
 Path = tuple[str | int, ...]
 _MAX_COMPARED = 200
 RESERVED_MODEL_PREFIX = "workflow/"
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _SECRET_HEADERS = {"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie", "x-goog-api-key"}
 
 
@@ -68,7 +70,27 @@ def check(
         validator = (validators or {}).get(resource.kind)
         if validator is not None and key in deep:
             findings.problems += validator(resource, where)
+    findings.problems += _ambiguous(document, places)
     return findings
+
+
+def _ambiguous(document: ConfigDocument, places: Mapping[tuple[str, str], Where]) -> list[str]:
+    """A token must not fit two tenants."""
+    seen: dict[tuple[str, str, frozenset[tuple[str, str]]], str] = {}
+    problems = []
+    for tenant in document.all(Tenant):
+        name, identity = tenant.metadata.name, tenant.identity
+        if identity is None:
+            continue
+        where = places.get((tenant.kind, name)) or Where(tenant.kind, name)
+        for audience in identity.audience:
+            other = seen.setdefault((identity.issuer, audience, frozenset(identity.require.items())), name)
+            if other != name:
+                problems.append(
+                    f"{where('identity', 'require')}: tenant {other!r} takes the same issuer's tokens for {audience!r}; "
+                    "tell them apart by a claim that each must hold"
+                )
+    return problems
 
 
 def references(resource: AnyResource) -> Iterator[tuple[str, str, Path]]:
@@ -172,6 +194,26 @@ def _tenant(tenant: Tenant, where: Where) -> list[str]:
         problems += _budgets(team.budgets, where, ("teams", index, "budgets"))
     for name, limits in tenant.model_limits.items():
         problems += _budgets(limits.budgets, where, ("model_limits", name, "budgets"))
+    if tenant.identity is not None:
+        problems += _identity(tenant.identity, tenant, where)
+    return problems
+
+
+def _identity(identity: Identity, tenant: Tenant, where: Where) -> list[str]:
+    """Keys fetched over plain HTTP could be anybody's, unless they come from this very machine."""
+    problems = []
+    if identity.jwks_file is None:
+        field = "issuer" if identity.jwks_url is None else "jwks_url"
+        address = identity.jwks_url or identity.issuer
+        problems += _address(address, where, ("identity", field))
+        parts = urlsplit(address) if not problems else None
+        if parts is not None and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            problems.append(f"{where('identity', field)}: the issuer's keys must come over https")
+    problems += _tls(identity.tls, where)
+    teams = {team.name for team in tenant.teams}
+    for value, team in identity.teams.items():
+        if team not in teams:
+            problems.append(f"{where('identity', 'teams', value)}: the tenant has no team {team!r}")
     return problems
 
 

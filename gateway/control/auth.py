@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,6 +12,7 @@ from fastapi import Request, Response
 
 from airi import tokens
 from airi.errors import AuthenticationError, PermissionDeniedError
+from airi.identity import is_identity, is_token
 from airi.keys import scopes
 from airi.keys.keymap import check_alive
 from airi.keys.record import KeyRecord, Role
@@ -43,7 +45,11 @@ class Principal:
     @property
     def actor(self) -> str:
         """The name in the audit trail and in the configuration's history."""
-        return "admin" if self.kind == "admin" else f"key/{self.key_id}"
+        if self.kind == "admin":
+            return "admin"
+        if self.key_id is not None and is_identity(self.key_id):
+            return f"identity/{self.tenant}/{self.name}"
+        return f"key/{self.key_id}"
 
     @property
     def platform(self) -> bool:
@@ -109,17 +115,27 @@ async def authenticate(services: Services, request: Request) -> Principal:
 
 
 async def identify(services: Services, token: str) -> Principal:
-    """Return whose token this is: the administrator's key, an API key, or a run token."""
+    """Return whose token this is: the administrator's key, an API key, a run token, or a token of a tenant's issuer."""
     if sessions.same_text(token, services.admin_key.reveal()):
         return ADMIN
     if token.startswith(tokens.PREFIX):
         claims = tokens.verify(services.keyring, token)
+        if is_identity(claims.key_id):
+            await _know_issuers(services)
+            return _principal(services.identities.of_run(claims.tenant, claims.team, claims.key_id), claims)
         record = await services.keys.get(claims.key_id)
         if record is None or record.tenant != claims.tenant:
             raise AuthenticationError("the run token's key is gone")
         check_alive(record)
         return _principal(record, claims)
+    if is_token(token):
+        await _know_issuers(services)
+        return _principal(await services.identities.authenticate(token))
     return _principal(await services.keys.authenticate(token))
+
+
+async def _know_issuers(services: Services) -> None:
+    services.identities.apply(await asyncio.to_thread(services.config_store.current))
 
 
 async def sign_in(services: Services, token: str) -> tuple[Principal, str]:
@@ -127,6 +143,8 @@ async def sign_in(services: Services, token: str) -> tuple[Principal, str]:
     found = await identify(services, token.strip())
     if found.run is not None:
         raise AuthenticationError("a run token cannot sign in")
+    if found.key_id is not None and is_identity(found.key_id):
+        raise AuthenticationError("sign in with an API key; tokens of an issuer are for programs")
     secret = services.admin_key.reveal().encode() if found.record is None else found.record.digest
     return found, sessions.make(services.keyring, found.key_id, secret)
 

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from airi.config.store import ConfigStore
 from airi.config.validation import Validators
 from airi.content import ContentStore
+from airi.identity import Identities
 from airi.keyring import KeyRing, admin_key
 from airi.keys.live import LiveKeys
 from airi.keys.log import KeyLog
@@ -31,6 +32,7 @@ class Services:
     config_store: ConfigStore
     key_log: KeyLog
     keys: LiveKeys
+    identities: Identities
     content: ContentStore
     admin_key: Secret = field(repr=False)
     run_service: Any = None
@@ -57,6 +59,7 @@ def build(
         config_store=ConfigStore(engine, client, validators=validators, sealing=Vault(engine, ring)),
         key_log=key_log,
         keys=LiveKeys(key_log),
+        identities=Identities(),
         content=ContentStore(engine, ring),
         admin_key=admin_key(settings),
         run_service=run_service,

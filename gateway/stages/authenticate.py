@@ -7,6 +7,7 @@ import time
 from airi import tokens
 from airi.errors import AuthenticationError
 from airi.http.server import Request
+from airi.identity import is_identity, is_token
 from airi.keys import KeyRecord, UnknownKeyError, scopes
 from airi.keys.keymap import check_alive
 from gateway.exchange import Exchange
@@ -52,8 +53,9 @@ async def authenticate(runtime: Runtime, exchange: Exchange) -> None:
     exchange.key = key
     if key.routes or key.cidrs:
         scopes.check(key, route=exchange.operation.path, peer=request.peer)
+    how = "run token" if exchange.run is not None else "identity" if is_identity(key.id) else "API key"
     exchange.decide(
-        "auth", since, "allowed", "run token" if exchange.run is not None else "API key",
+        "auth", since, "allowed", how,
         {"role": key.role, "key": key.id, "team": key.team},
     )  # fmt: skip
     exchange.mark("auth")
@@ -61,6 +63,8 @@ async def authenticate(runtime: Runtime, exchange: Exchange) -> None:
 
 async def find_key(runtime: Runtime, token: str) -> KeyRecord:
     """Return a token's record; an unknown id is looked for once in the key log (rate limited) before the 401."""
+    if is_token(token):
+        return await runtime.identities.authenticate(token)
     try:
         return runtime.keys.authenticate(token)
     except UnknownKeyError:
@@ -69,6 +73,8 @@ async def find_key(runtime: Runtime, token: str) -> KeyRecord:
 
 
 async def _key_of_run(runtime: Runtime, claims: tokens.RunClaims) -> KeyRecord:
+    if is_identity(claims.key_id):
+        return runtime.identities.of_run(claims.tenant, claims.team, claims.key_id)
     record = runtime.keys.get(claims.key_id)
     if record is None:
         await runtime.watcher.refresh_keys_for_unknown()

@@ -43,11 +43,12 @@ def _take(exchange: Exchange, body: Body) -> None:
     operation.check(body)
     exchange.body = body
     exchange.model = body["model"]
-    exchange.user = body.get("user") or ""
     exchange.stream = operation.streams and bool(body.get("stream"))
     _read_headers(exchange)
     key = exchange.key
     assert key is not None
+    # Who is bound to a user cannot be another one by saying so: limits for each user would be worth nothing.
+    exchange.user = key.user or body.get("user") or ""
     exchange.plan = exchange.snapshot.plan(key, exchange.model)
     exchange.alias = exchange.plan.alias
 
