@@ -211,13 +211,13 @@ def run(race: Race) -> dict[str, Any]:
 
             killed = uvloop.run(together())
             seconds = time.monotonic() - began
-            books_say = _settled(live)
+            books_say = settled(live)
             return _figures(race, live, callers, liar.read(books)) | {
                 "gateway": killed, "seconds": round(seconds, 1), "books": books_say,
             }  # fmt: skip
 
 
-def _settled(live: Live) -> dict[str, Any]:
+def settled(live: Live) -> dict[str, Any]:
     """Wait until the reaper has been round and the ledger has everything; return what verify says then."""
     found: dict[str, Any] = {}
 
