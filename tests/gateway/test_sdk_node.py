@@ -13,7 +13,7 @@ import pytest
 from tests.support.live import Live
 
 pytestmark = pytest.mark.integration
-PACKAGES = ("openai@6", "zod@4")
+PACKAGES = ("openai@6.30.1", "zod@4.6.7")
 SCRIPT = """
 import OpenAI from "openai";
 import { zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
