@@ -55,6 +55,16 @@ def make_app(broker_url: str) -> Celery:
     return app
 
 
+def ping(broker_url: str, timeout_s: float = 3.0) -> list[str]:
+    """Return the names of the workers that answer on the broker within the time; none when it is away."""
+    app = make_app(broker_url)
+    try:
+        answers = app.control.ping(timeout=timeout_s)
+    except (OSError, app.connection().transport.connection_errors):
+        return []
+    return [name for answer in answers for name in answer]
+
+
 class Sender:
     """Hands hints to the broker on one connection that is kept."""
 

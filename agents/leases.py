@@ -212,6 +212,7 @@ class Leases:
             row.path, **{**columns, "state": "failed", "error": as_json(error), "finished_at": tx.now}
         )
         tx.event("step.failed", row.path, attempt=row.attempt, **error)
+        tx.write_off(row.path)
         if tx.state == "stopping":
             finish_stop(tx)
             return

@@ -39,6 +39,18 @@ _CHARGE = (
         cost_usd_micros=steps.c.cost_usd_micros + bindparam("usd"), tokens=steps.c.tokens + bindparam("count")
     )
 )
+_UNANSWERED = select(effects).where(
+    effects.c.run_id == bindparam("run"), effects.c.path == bindparam("at"), effects.c.state == "intent",
+    effects.c.kind == "model",
+)  # fmt: skip
+_WRITE_OFF = (
+    update(effects)
+    .where(effects.c.key == bindparam("effect_key"))
+    .values(
+        state="failed", held_usd_micros=0, held_tokens=0, cost_usd_micros=bindparam("usd"), tokens=bindparam("count"),
+        finished_at=bindparam("at_ms"),
+    )
+)  # fmt: skip
 _ADD_STEPS = insert(steps)
 _ADD_EVENTS = insert(events)
 _STEP_COLUMNS: dict[str, Any] = dict.fromkeys((column.name for column in steps.c), None)
@@ -213,6 +225,21 @@ class RunTransaction:
     def effect(self, key: str) -> Row[Any] | None:
         """The record of an effect, or ``None``."""
         return self.connection.execute(_EFFECT, {"effect_key": key}).one_or_none()
+
+    def write_off(self, path: str) -> None:
+        """Model calls of a step that were made and never answered: count what they may have cost as spent."""
+        for row in self.connection.execute(_UNANSWERED, {"run": self.run.id, "at": path}).all():
+            held, tokens = row.held_usd_micros, row.held_tokens
+            self.set(
+                held_usd_micros=max(0, self.get("held_usd_micros") - held),
+                spent_usd_micros=self.get("spent_usd_micros") + held,
+                held_tokens=max(0, self.get("held_tokens") - tokens),
+                spent_tokens=self.get("spent_tokens") + tokens,
+            )
+            self.charge_step(path, held, tokens)
+            self.connection.execute(
+                _WRITE_OFF, {"effect_key": row.key, "usd": held, "count": tokens, "at_ms": self.now}
+            )
 
     # -- the end --------------------------------------------------------------------------------------------------
 
