@@ -18,6 +18,7 @@ from gateway.errors import error_body
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 Body = dict[str, Any]
 MAX_CHOICES = 128
+MAX_USER = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +42,27 @@ def error_form(operation: Operation | None, error: AiriError) -> bytes:
     return operation.front.error_body(error)
 
 
+def too_deep() -> InvalidRequestError:
+    """Return the 400 for a body that is nested more deeply than can be handled (some 900 levels)."""
+    return InvalidRequestError("The body is nested too deeply.", code="invalid_json")
+
+
 def decode_body(raw: bytes) -> Body:
-    """Return the JSON object of a body; raise :class:`InvalidRequestError` that says what is wrong with it."""
+    """Return the JSON object of a body; raise :class:`InvalidRequestError` that says what is wrong with it.
+
+    Of a key that stands twice in an object the last counts, for limits, policies and the upstream alike: what goes upstream
+    is written anew from what is returned here.
+    """
     try:
         return _decode(raw)
     except msgspec.ValidationError as error:
-        raise InvalidRequestError("The body must be a JSON object.", code="invalid_json") from error
+        detail = "a number in it is too large" if "range" in str(error) else "it must be a JSON object"
+        raise InvalidRequestError(f"The body cannot be read: {detail}.", code="invalid_json") from error
     except msgspec.DecodeError as error:
         detail = str(error)
         raise InvalidRequestError(f"The body is not valid JSON: {detail}.", code="invalid_json") from error
     except RecursionError as error:
-        raise InvalidRequestError("The body is nested too deeply.", code="invalid_json") from error
+        raise too_deep() from error
     except UnicodeDecodeError as error:
         raise InvalidRequestError("The body is not valid UTF-8.", code="invalid_json") from error
 
@@ -109,8 +120,9 @@ def _generation(body: Body) -> None:
     _number(body, "top_p", 0, 1)
     _number(body, "presence_penalty", -2, 2)
     _number(body, "frequency_penalty", -2, 2)
-    if not isinstance(body.get("user", ""), str | None):
-        raise _wrong("user", "a string")
+    user = body.get("user")
+    if user is not None and not (isinstance(user, str) and len(user) <= MAX_USER):
+        raise _wrong("user", f"a string of at most {MAX_USER} characters")
     options = body.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise _wrong("stream_options", "an object")

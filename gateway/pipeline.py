@@ -11,7 +11,7 @@ from airi.errors import AiriError
 from airi.http.server import Request
 from gateway.errors import OverloadedError
 from gateway.exchange import Exchange
-from gateway.operations import Operation
+from gateway.operations import Operation, too_deep
 from gateway.runtime import Runtime
 from gateway.stages.admit import admit
 from gateway.stages.authenticate import authenticate
@@ -38,6 +38,9 @@ class Pipeline:
             await self._walk(runtime, exchange)
         except AiriError as error:
             deliver_error(exchange, error)
+        except RecursionError:
+            # The body could be read, but not be looked at or written again from where the call now is.
+            deliver_error(exchange, too_deep())
         except asyncio.CancelledError:
             exchange.status, exchange.error_type, exchange.error_code = (
                 499,

@@ -19,7 +19,17 @@ from airi.config.validation import Validators
 from airi.database import migrate, open_engine
 from airi.settings import Settings
 from airi.storage import CONTENT_ROOMS, prepare, reseal
-from gateway.control import admin, detectors, http_errors, model_routes, policy, runs, traces, workflow_model
+from gateway.control import (
+    admin,
+    detectors,
+    http_errors,
+    model_routes,
+    openapi,
+    policy,
+    runs,
+    traces,
+    workflow_model,
+)
 from gateway.control.background import Background, Chore, chores
 from gateway.control.files import ConfigFiles
 from gateway.control.services import Services, build
@@ -79,6 +89,7 @@ def create(settings: Settings) -> FastAPI:
     http_errors.install(app)
     for part in (admin, traces, policy, runs, workflow_model, model_routes, detectors, ui):
         app.include_router(part.router(services))
+    openapi.describe(app)
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> dict[str, Any]:
