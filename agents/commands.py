@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from agents import templates
+from agents import resuming, templates
 from agents.definition import Definition
 from agents.errors import RunConflictError, RunStateError, UnknownRunError
-from agents.scheduling import advance, as_json, child_ended, error_of, leave_queue, stop
-from agents.schema import definitions, effects, groups, now_ms, runs, steps, timers
+from agents.scheduling import advance, as_json, error_of, leave_queue, stop
+from agents.schema import definitions, effects, now_ms, runs, steps, timers
 from agents.states import RUN_ENDED
 from agents.store import RunTransaction, Store
 from airi.ids import new_id
@@ -211,119 +211,9 @@ class Commands:
     def resume(
         self, run_id: str, path: str | None, action: Literal["retry", "done", "fail"], output: Any, by: str
     ) -> list[str]:
-        """Settle steps that need review, or try a failed run's failed steps again; return the steps' paths.
-
-        ``done``: the effect did happen, ``output`` is its result. ``fail``: it did not, and the step fails.
-        ``retry``: it did not (or may happen again): do it.
-        """
+        """Settle steps that need review, or try a failed run again: see :mod:`agents.resuming`."""
         with self._store.run(run_id) as tx:
-            definition = self._definition_of(tx.run.definition_id)
-            wanted = "failed" if tx.state == "failed" else "needs_review"
-            if tx.state in ("completed", "cancelled", "stopping"):
-                raise RunStateError(f"a run that is {tx.state} cannot be resumed")
-            if wanted == "failed" and action != "retry":
-                raise RunStateError("a failed run can only be resumed with action 'retry'")
-            rows = self._stuck(tx, wanted, path)
-            for row in rows:
-                tx.event("step.resolved", row.path, action=action, by=by)
-                self._resolve(tx, definition, row, action, output)
-            if wanted == "failed":
-                self._revive(tx)
-            advance(tx, definition)
-            return [row.path for row in rows]
-
-    def _stuck(self, tx: RunTransaction, state: str, path: str | None) -> list[Any]:
-        statement = select(steps).where(
-            steps.c.run_id == tx.run.id, steps.c.state == state, steps.c.kind != "for"
-        )
-        if path is not None:
-            statement = statement.where(steps.c.path == path)
-        # A failed item of a fan-out that collects errors is a result, not an obstacle.
-        tops = tx.top_steps()
-        rows = [
-            row
-            for row in tx.connection.execute(statement.order_by(steps.c.path))
-            if row.parent is None or tops[row.parent].state != "succeeded"
-        ]
-        if not rows and (path is not None or state == "needs_review"):
-            raise RunStateError(f"no such step of this run is {state.replace('_', ' ')}")
-        return rows
-
-    def _resolve(
-        self, tx: RunTransaction, definition: Definition, row: Any, action: str, output: Any
-    ) -> None:
-        at = (steps.c.run_id == tx.run.id, steps.c.path == row.path)
-        review = (
-            effects.c.run_id == tx.run.id,
-            effects.c.path == row.path,
-            effects.c.state.in_(("review", "intent")),
-        )
-        if row.kind == "approval" and row.started_at is not None:
-            tx.change_step(row.path, state="waiting", error=None, finished_at=None)
-        elif row.attempt == 0:  # it failed before it began: its condition or its items
-            tx.connection.execute(delete(steps).where(*at))
-        elif action == "fail":
-            tx.connection.execute(update(effects).where(*review).values(state="failed", finished_at=tx.now))
-            error = error_of("ambiguous", "a person decided that the effect did not happen")
-            tx.change_step(row.path, state="failed", error=as_json(error), finished_at=tx.now)
-            if row.parent is not None:
-                child_ended(tx, definition, row.parent, "failed", error)
-        else:
-            result = (
-                {"state": "failed"} if action == "retry" else {"state": "done", "result_ref": tx.dump(output)}
-            )
-            tx.connection.execute(update(effects).where(*review).values(finished_at=tx.now, **result))
-            tx.change_step(
-                row.path,
-                state="ready",
-                failures=0,
-                crashes=0,
-                error=None,
-                finished_at=None,
-                fence=row.fence + 1,
-            )
-            tx.publish(row.path, row.fence + 1)
-
-    def _revive(self, tx: RunTransaction) -> None:
-        """Bring a failed run back: what was cancelled with it is scheduled anew."""
-        gone = (steps.c.run_id == tx.run.id, steps.c.state == "cancelled")
-        for row in list(tx.connection.execute(select(steps).where(*gone))):
-            if row.kind == "for":
-                continue
-            if row.parent is None:
-                tx.connection.execute(
-                    delete(steps).where(steps.c.run_id == tx.run.id, steps.c.path == row.path)
-                )
-                tx.set(steps_started=max(0, tx.get("steps_started") - 1))
-            else:
-                tx.change_step(row.path, state="ready", finished_at=None, fence=row.fence + 1)
-                tx.publish(row.path, row.fence + 1)
-        parents = (
-            steps.c.run_id == tx.run.id,
-            steps.c.kind == "for",
-            steps.c.state.in_(("failed", "cancelled")),
-        )
-        for row in list(tx.connection.execute(select(steps).where(*parents))):
-            children = tx.children(row.path)
-            ended = sum(1 for child in children if child.state in ("succeeded", "skipped"))
-            tx.change_step(
-                row.path,
-                state="joining",
-                error=None,
-                finished_at=None,
-                remaining=row.total - ended,
-                launched=len(children),
-            )
-        group = tx.run.concurrency_group
-        if group is not None:
-            tx.connection.execute(
-                update(groups).where(groups.c.name == group).values(active=groups.c.active + 1)
-            )
-        wall = self._definition_of(tx.run.definition_id).body.budget.wall
-        if wall is not None:
-            tx.timer("", "wall", wall)
-        tx.set(state="running", outcome=None, error=None, finished_at=None)
-        tx.event("run.resumed")
+            return resuming.resume(tx, self._definition_of(tx.run.definition_id), path, action, output, by)
 
 
 def _group(definition: Definition, inputs: dict[str, Any], starter: Starter, run_id: str) -> str | None:

@@ -153,6 +153,10 @@ class RunTransaction:
             self._tops = {row.path: row for row in rows}
         return self._tops
 
+    def forget_reads(self) -> None:
+        """Read steps anew: they were changed by statements of the caller's own."""
+        self._tops = None
+
     def step(self, path: str) -> Row[Any] | None:
         """One step, or ``None``."""
         return self.connection.execute(_ONE_STEP, {"run": self.run.id, "at": path}).one_or_none()
