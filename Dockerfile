@@ -4,8 +4,7 @@ COPY requirements/base.txt /tmp/base.txt
 RUN python -m venv /opt/airi \
  && /opt/airi/bin/pip install --no-cache-dir --require-hashes -r /tmp/base.txt
 COPY . /src
-RUN /opt/airi/bin/pip install --no-cache-dir --no-deps --no-build-isolation /src \
- || /opt/airi/bin/pip install --no-cache-dir --no-deps /src
+RUN /opt/airi/bin/pip install --no-cache-dir --no-deps /src
 
 FROM python:3.12-slim
 RUN useradd --create-home --uid 10001 airi \

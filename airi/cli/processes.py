@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from airi.cli.output import show
 from airi.cli.runner import Parser, command
 from airi.settings import Settings
 
@@ -16,7 +17,17 @@ def _up(arguments: argparse.Namespace) -> int:
     from airi.up.main import up
 
     to_files = arguments.logs == "files" or (arguments.logs == "auto" and sys.stderr.isatty())
-    return asyncio.run(up(Settings.from_environment(), logs_to_files=to_files))
+    return asyncio.run(up(Settings.from_environment(), logs_to_files=to_files, only=arguments.only))
+
+
+def _roles(text: str) -> list[str]:
+    from airi.up.specs import DRAIN_ORDER
+
+    roles = [role.strip() for role in text.split(",")]
+    for role in roles:
+        if role not in DRAIN_ORDER:
+            raise argparse.ArgumentTypeError(f"{role!r} is none of {', '.join(DRAIN_ORDER)}")
+    return roles
 
 
 def _up_parser() -> Parser:
@@ -33,6 +44,10 @@ def _up_parser() -> Parser:
         default="auto",
         help="JSON logs to AIRI_HOME/logs or to standard error (auto: files when that is a terminal)",
     )
+    parser.add_argument(
+        "--only", type=_roles, default="worker,gateway,control,writer,sim,redis", metavar="ROLE,…",
+        help="start these roles alone; the others run elsewhere (AIRI_REDIS_URL and AIRI_DATABASE_URL say where)",
+    )  # fmt: skip
     return parser
 
 
@@ -58,14 +73,31 @@ def _gateway_parser() -> Parser:
     )
 
 
+def _worker(arguments: argparse.Namespace) -> int:
+    if not arguments.ping:
+        return _become("agents.worker")
+    from agents.celery_app import ping
+    from agents.tuning import machine
+
+    names = [name for name in ping(Settings.from_environment().effective_broker_url) if machine() in name]
+    show(arguments, {"workers": names}, lambda: "\n".join(names) or "no worker of this machine answers")
+    return int(not names)
+
+
 def _worker_parser() -> Parser:
-    return command(
+    parser = command(
         "worker",
         "Start one more worker that executes workflow steps; AIRI_GATEWAY_URL says where the gateway is, "
         "AIRI_BROKER_URL and AIRI_DATABASE_URL where the work is.",
         "AIRI_GATEWAY_URL=http://10.0.0.5:4000 airi worker",
-        lambda _arguments: _become("agents.worker"),
+        _worker,
     )
+    parser.add_argument(
+        "--ping",
+        action="store_true",
+        help="ask the broker whether a worker of this machine answers (0: yes, 1: no)",
+    )
+    return parser
 
 
 PARSERS = {"up": _up_parser, "gateway": _gateway_parser, "worker": _worker_parser}

@@ -85,7 +85,12 @@ def _backup(arguments: argparse.Namespace) -> int:
         arguments,
         {"file": str(target), **manifest},
         lambda: (
-            f"{target} ({target.stat().st_size:,} bytes, {len(manifest['files'])} files). It holds the keys: guard it."
+            f"{target} ({target.stat().st_size:,} bytes, {len(manifest['files'])} files). "
+            + (
+                "AIRI_SECRET_KEY is not in it: keep it too, or the secrets in it cannot be opened."
+                if manifest["secrets_sealed_with"] != "secret.key"
+                else "It holds the keys: guard it."
+            )
         ),
     )
     return 0

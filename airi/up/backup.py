@@ -65,6 +65,8 @@ def backup(settings: Settings, target: Path, *, records: bool = True) -> dict[st
             "airi": airi.__version__,
             "created_at_ms": unix_ms(),
             "ledger_entries_moved": settled,
+            # From the environment it is not in here, and what is sealed in here opens with nothing else.
+            "secrets_sealed_with": "AIRI_SECRET_KEY" if settings.secret_key is not None else "secret.key",
             "files": {name: _sha256(staging / name) for name in names},
         }
         (staging / MANIFEST).write_text(json.dumps(manifest, indent=2))

@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from airi.settings import Settings
@@ -32,15 +33,16 @@ def say(line: str) -> None:
         print(line, flush=True)  # noqa: T201  # this is the command's output
 
 
-async def up(settings: Settings, *, logs_to_files: bool) -> int:
-    """Run the tree until a signal; return the exit status."""
+async def up(settings: Settings, *, logs_to_files: bool, only: Collection[str] = DRAIN_ORDER) -> int:
+    """Run the tree, or ``only`` some roles of it, until a signal; return the exit status."""
     stop = _signals()
     os.umask(0o077)
     _raise_open_files()
     first = prepare_home(settings)
     lock = lock_home(settings.home)
     try:
-        check_port_free(settings.host, settings.port, "AIRI_PORT")
+        if "gateway" in only:
+            check_port_free(settings.host, settings.port, "AIRI_PORT")
         if settings.admin_port is not None:
             check_port_free(settings.host, settings.admin_port, "AIRI_ADMIN_PORT")
         say(
@@ -48,7 +50,7 @@ async def up(settings: Settings, *, logs_to_files: bool) -> int:
         )
         adoption = await _adopt(settings)
         supervisor = Supervisor(
-            tree(settings, _ports(adoption)),
+            tree(settings, _ports(adoption), only),
             environment=_environment(settings),
             say=lambda line: say(f"  {line}"),
             drain_order=DRAIN_ORDER,
@@ -95,6 +97,8 @@ async def _run(
 async def _start(settings: Settings, supervisor: Supervisor) -> list[str]:
     """Start the tree, make the development key when it is missing or unknown, and return the models served."""
     await supervisor.start()
+    if not any(child.spec.role == "gateway" for child in supervisor.children.values()):
+        return []
     base = settings.effective_gateway_url
     end = time.monotonic() + _SERVES_WITHIN_S
     await _until_ready(base, end)
@@ -187,6 +191,9 @@ def _raise_open_files() -> None:
 
 
 def _announce(settings: Settings, adoption: Adoption, served: list[str]) -> None:
+    if not served:  # a part of the tree; the address belongs to another one
+        say("AIRI's parts run here")
+        return
     base = settings.effective_gateway_url
     simulated = {alias for alias, _, is_simulated in adoption.models if is_simulated}
     where = {alias: place for alias, place, _ in adoption.models}

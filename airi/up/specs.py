@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -54,8 +54,16 @@ def redis_spec(settings: Settings) -> ProcessSpec:
     )
 
 
-def tree(settings: Settings, sim_ports: Sequence[int]) -> list[ProcessSpec]:
-    """Return all processes for these settings. What has an address (AIRI_REDIS_URL …) is not started."""
+def tree(
+    settings: Settings, sim_ports: Sequence[int], only: Collection[str] = DRAIN_ORDER
+) -> list[ProcessSpec]:
+    """Return the processes of the roles in ``only`` for these settings. What has an address (AIRI_REDIS_URL …) is not started."""
+    specs = [spec for spec in _everything(settings, sim_ports) if spec.role in only]
+    there = {spec.name for spec in specs}
+    return [replace(spec, after=tuple(name for name in spec.after if name in there)) for spec in specs]
+
+
+def _everything(settings: Settings, sim_ports: Sequence[int]) -> list[ProcessSpec]:
     specs: list[ProcessSpec] = []
     after: tuple[str, ...] = ()
     if settings.redis_url is None:

@@ -14,6 +14,7 @@ import pytest
 from airi.errors import AuthenticationError
 from airi.keyring import KeyRing
 from airi.keys import KeyLog, NewKey, refresh
+from airi.secrets import Secret
 from airi.settings import Settings
 from airi.up.backup import BackupError, HomeInUseError, backup, restore
 from airi.up.databases import databases, migrate_all
@@ -152,3 +153,10 @@ def test_what_is_not_sound_leaves_nothing_behind(
     with pytest.raises(BackupError, match=why):
         restore(Settings(home=home), archive)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.tar.gz"]
+
+
+def test_the_manifest_says_where_the_key_to_the_secrets_is(settings: Settings, tmp_path: Path) -> None:
+    _keys(settings)
+    assert backup(settings, tmp_path / "a.tar.gz")["secrets_sealed_with"] == "secret.key"
+    given = replace(settings, secret_key=Secret("0" * 64))
+    assert backup(given, tmp_path / "b.tar.gz")["secrets_sealed_with"] == "AIRI_SECRET_KEY"
