@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 _OPENAIS = frozenset({"omni-moderation-latest", "text-moderation-latest", "text-moderation-stable"})
 """What OpenAI's clients name when they name nothing else; a Model of such a name, where configured, is meant itself."""
 _encode = msgspec.json.Encoder().encode
+
+
+def _unknown_default(asked: Any, configured: Collection[str]) -> bool:
+    return isinstance(asked, str) and asked in _OPENAIS and asked not in configured
 
 
 class ModerationCall:
@@ -51,7 +56,7 @@ class ModerationsFront:
     async def open(self, runtime: Runtime, exchange: Exchange, body: Body) -> ModerationCall:
         """Put the detectors' model where the request names none that is configured."""
         asked = body.get("model")
-        if asked is None or (asked in _OPENAIS and asked not in exchange.snapshot.table.routes):
+        if asked is None or _unknown_default(asked, exchange.snapshot.table.routes):
             body = {**body, "model": MODEL}
         return ModerationCall(body)
 

@@ -109,7 +109,7 @@ def _output(body: Body) -> Body:
     thinking = thing(body.get("thinking") or {}, "thinking")
     effort = config.get("effort")
     if effort is not None:
-        if effort not in _EFFORTS:
+        if not isinstance(effort, str) or effort not in _EFFORTS:
             raise wrong("output_config.effort", f"must be one of {', '.join(_EFFORTS)}", "invalid_value")
         chat["reasoning_effort"] = _EFFORTS[effort]
     elif thinking.get("type") == "enabled":
