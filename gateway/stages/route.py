@@ -23,6 +23,7 @@ _PREFIX_CHARACTERS = 8_192
 _INSIDE = (workflows.PREFIX, detectors.MODEL)
 """Models that the control plane serves: it asks who calls, as for any route of its own."""
 
+
 async def route(runtime: Runtime, exchange: Exchange) -> None:
     """Set the Exchange's answer: of a stream when its first block is there, else whole."""
     plan, key = exchange.plan, exchange.key
