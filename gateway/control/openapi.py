@@ -171,7 +171,7 @@ def operation(path: str) -> Schema:
     error = _ANTHROPIC_ERROR if anthropic else _OPENAI_ERROR
     answers: Schema = {"application/json": {"schema": _OBJECT}}
     if "stream" in request["properties"]:
-        answers["text/event-stream"] = {"schema": _TEXT}
+        answers["text/event-stream"] = {"schema": _OBJECT}
     refusal = {"description": "An error", "content": {"application/json": {"schema": error}}}
     return {
         "summary": summary,

@@ -160,6 +160,7 @@ def test_a_whole_conversation_becomes_chat() -> None:
         ({"tool_choice": {"type": "whatever"}}, "tool_choice.type"),
         ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
         ({"n": 3}, "n"),
+        ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, "context_management"),
         ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens"),
         ({"output_config": {"effort": "heroic"}}, "output_config.effort"),
         ({"stop_sequences": [1]}, "stop_sequences"),
@@ -174,7 +175,12 @@ def test_what_cannot_be_translated_is_named(change: dict[str, Any], param: str) 
 
 def test_with_drop_params_what_only_anthropic_has_is_left_out() -> None:
     chat = to_chat(
-        {**BASE, "mcp_servers": [{"url": "x"}], "tools": [{"type": "bash_20250124", "name": "bash"}]},
+        {
+            **BASE,
+            "context_management": {"edits": [{"type": "clear_thinking_20251015"}]},
+            "mcp_servers": [{"url": "x"}],
+            "tools": [{"type": "bash_20250124", "name": "bash"}],
+        },
         drop=True,
     )
     assert chat == {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}

@@ -40,6 +40,8 @@ def to_chat(body: Body, *, drop: bool = False) -> Body:
     for name, value in body.items():
         if name in _TRANSLATED or name in _HINTS or name in chat:
             continue
+        if name == "context_management" and _clears_thinking_alone(value):
+            continue  # thinking of earlier turns is never sent on
         if name in _ANTHROPICS_OWN:
             if value not in (None, [], {}) and not drop:
                 raise wrong(
@@ -51,6 +53,13 @@ def to_chat(body: Body, *, drop: bool = False) -> Body:
     if body.get("stream"):
         chat["stream_options"] = {"include_usage": True}
     return chat
+
+
+def _clears_thinking_alone(value: Any) -> bool:
+    edits = value.get("edits") if isinstance(value, dict) else None
+    return isinstance(edits, list) and all(
+        isinstance(edit, dict) and str(edit.get("type")).startswith("clear_thinking") for edit in edits
+    )
 
 
 def _messages(body: Body) -> list[Body]:
