@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +15,9 @@ from bench.chaos.world import Batch, World
 from tests.support.live import wait_until
 
 Act = Callable[[World, Batch], dict[str, Any]]
+_ROUNDS = 4
 _LEASE_AND_MORE_S = 5.0
-_PASSES = {"claim": 8, "intent": 8, "call": 6, "response": 6, "commit": 8, "publish": 4, "ack": 4}
+_PASSES = {"claim": 8, "intent": 8, "call": 6, "response": 6, "commit": 8, "publish": 1, "ack": 3}
 """How often a point is passed before it kills: when all twenty runs are under way."""
 
 
@@ -25,7 +27,13 @@ def at_point(point: str) -> Act:
     def act(made: World, batch: Batch) -> dict[str, Any]:
         dying = made.worker(f"{point}:{_PASSES[point]}")
         made.start(batch, 20)
-        status = dying.wait(60)
+        for _ in range(_ROUNDS):  # others publish and acknowledge too: it may take some more runs
+            try:
+                dying.wait(15)
+                break
+            except subprocess.TimeoutExpired:
+                made.start(batch, 5)
+        status = dying.poll()
         if status != -signal.SIGKILL:
             raise RuntimeError(f"the worker ended with {status} before it came to {point!r}")
         return {"killed": dying.pid, "new": tree.pid(made.live, "worker"), "in_flight": made.in_flight(batch)}
@@ -50,12 +58,15 @@ def at_time(role: str, delay_s: float, count: int = 20) -> Act:
 
 def while_paying(made: World, batch: Batch) -> dict[str, Any]:
     """SIGKILL of the worker while an effect that must not be repeated is applied, and its answer not yet there."""
-    before = made.paying()
     made.start(batch, 20)
-    wait_until(lambda: made.paying() > before, 60, 0.01)
+    victim = made.busy_worker()
+    before = set(tree.pids(made.live, "worker"))
+    paid = made.paying()
+    wait_until(lambda: made.paying() > paid, 60, 0.01)
+    os.kill(victim, signal.SIGKILL)
     in_flight = made.in_flight(batch)
-    killed, new = tree.kill(made.live, "worker")
-    return {"killed": killed, "new": new, "in_flight": in_flight}
+    new = wait_until(lambda: next(iter(set(tree.pids(made.live, "worker")) - before), 0), 30)
+    return {"killed": victim, "new": new, "in_flight": in_flight}
 
 
 def zombie(made: World, batch: Batch) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from agents.tools import ToolContext, tool
 
-_DELAY_MS, _PAY_MS = 30, 400
+_DELAY_MS, _PAY_MS = 30, 1_000
 """The effect is applied at once, the answer comes later: time to be killed between the two."""
 
 
