@@ -88,7 +88,7 @@ def _request(runtime: Runtime, exchange: Exchange, plan: Plan) -> AdmissionReque
         input_usd_micros=plan.input_cost(exchange.input_bound),
         output_usd_micros_per_million=plan.output_price * count,
         output_tokens=wished,
-        min_output_tokens=1 if exchange.operation.generates else 0,
+        min_output_tokens=_least_output(exchange, wished),
         estimate_usd_micros=estimate if plan.input_price or plan.output_price else 0,
         user=exchange.user or None,
         idempotency=_claim(exchange),
@@ -97,6 +97,13 @@ def _request(runtime: Runtime, exchange: Exchange, plan: Plan) -> AdmissionReque
         run_budget_usd_micros=_run_budget(exchange),
         trace_id=exchange.trace_id,
     )
+
+
+def _least_output(exchange: Exchange, wished: int) -> int:
+    """Return the output below which a call is refused rather than shortened; a run's step is never cut short silently."""
+    if not exchange.operation.generates:
+        return 0
+    return wished if _run_budget(exchange) is not None else 1
 
 
 def _claim(exchange: Exchange) -> tuple[str, str] | None:

@@ -19,7 +19,7 @@ from gateway.heads import EVENTS, JSON, head, retry_after
 from gateway.operations import error_form
 from gateway.runtime import Runtime
 from gateway.stages.prompt import note
-from gateway.stages.settle import settle
+from gateway.stages.settle import settle, work_out_cost
 from gateway.streams import StreamRelay, error_event
 from gateway.usage import estimated, from_openai
 from policies.admission import Replay
@@ -48,6 +48,7 @@ class _Reply(msgspec.Struct):
     status: int
     stream: bool
     body: bytes
+    cost_usd_micros: int = 0
 
 
 _whole_decoder = msgspec.json.Decoder(_Whole)
@@ -256,7 +257,8 @@ async def deliver_replay(runtime: Runtime, exchange: Exchange, replay: Replay) -
     exchange.status = reply.status
     block = head(exchange, EVENTS if reply.stream else JSON) + b"x-airi-replayed: true\r\n"
     if exchange.run is not None:
-        block += b"x-airi-cost-usd-micros: 0\r\n"
+        # What the answer cost when it was made: a run asks again only for what it has never written down.
+        block += b"x-airi-cost-usd-micros: %d\r\n" % reply.cost_usd_micros
     exchange.request.respond(reply.status, block, reply.body)
 
 
@@ -264,6 +266,7 @@ async def _keep_reply(runtime: Runtime, exchange: Exchange, reply: _Reply) -> No
     """Store the answer and have its settlement confirmed before the last byte: a repetition must find both."""
     key = exchange.key
     assert key is not None
+    reply.cost_usd_micros = work_out_cost(exchange)
     try:
         async with asyncio.timeout(_STORE_S):
             exchange.reply_reference = await asyncio.to_thread(_put, runtime.content, key.tenant, reply)
