@@ -25,7 +25,8 @@ from gateway.snapshot import Snapshot
 
 POLL_S = 0.25
 SQL_POLL_S = 5.0
-UNKNOWN_KEY_INTERVAL_S = 0.5
+UNKNOWN_KEY_INTERVAL_S = 0.1
+"""Between two readings of the key log for keys that nobody knows, however many of them are tried."""
 UNKNOWN_KEY_WAIT_S = 3.0
 _log = logging.getLogger("airi.gateway.watcher")
 
@@ -49,7 +50,7 @@ class Watcher:
         self._wanted_keys = 0
         self._snapshot = 0
         self._refused = 0
-        self._unknown_at = 0.0
+        self._reading_since = float("-inf")
         self._refreshing: asyncio.Task[object] | None = None
         self._task: asyncio.Task[None] | None = None
         self.problem = ""
@@ -74,18 +75,19 @@ class Watcher:
             self._wake.set()
 
     async def refresh_keys_for_unknown(self) -> None:
-        """Read the key log for a key that this process does not know, at most twice a second.
+        """Wait for a reading of the key log that began after this call, for a key that this process does not know.
 
-        Raises :class:`UnavailableError` when the log cannot be read, or not in time: an outage must never look like
-        a wrong key.
+        Readings keep their distance and are shared, so that guessing keys costs the database ten a second. A key that was
+        just issued is therefore never refused. Raises :class:`UnavailableError` when the log cannot be read, or not in
+        time: an outage must never look like a wrong key.
         """
-        now = time.monotonic()
-        if now - self._unknown_at < UNKNOWN_KEY_INTERVAL_S and self._refreshing is None:
-            return
-        self._unknown_at = now
+        asked = time.monotonic()
         try:
             async with asyncio.timeout(UNKNOWN_KEY_WAIT_S):
-                await self._refresh_keys()
+                while self._reading_since <= asked:
+                    if self._refreshing is None:
+                        await asyncio.sleep(self._reading_since + UNKNOWN_KEY_INTERVAL_S - time.monotonic())
+                    await self._refresh_keys()
         except (SQLAlchemyError, OSError) as error:  # a TimeoutError is an OSError
             raise UnavailableError(
                 "The key store is not answering, so an unknown key cannot be checked. Try again.",
@@ -96,6 +98,7 @@ class Watcher:
         """Read the key log; whoever asks meanwhile waits for the same reading, so a database that hangs costs one thread."""
         task = self._refreshing
         if task is None:
+            self._reading_since = time.monotonic()
             task = self._refreshing = asyncio.create_task(
                 asyncio.to_thread(refresh, self._keys, self._key_log)
             )
