@@ -138,7 +138,7 @@ class Rig:
         with self.database.connect() as connection:
             return connection.execute(select(runs).where(runs.c.id == run_id)).one()
 
-    def wait(self, run_id: str, *states: str, seconds: float = 20) -> str:
+    def wait(self, run_id: str, *states: str, seconds: float = 60) -> str:
         wanted = states or ("completed", "failed", "cancelled", "needs_review")
         deadline = time.monotonic() + seconds
         while (state := self.row(run_id).state) not in wanted:
@@ -179,7 +179,7 @@ class Rig:
             }
 
 
-def until(condition: Callable[[], Any], seconds: float = 10) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 30) -> Any:
     """Wait for a condition; return its value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

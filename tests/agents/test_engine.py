@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -94,25 +95,22 @@ def test_empty_fan_out(rig: Rig) -> None:
 
 
 def test_fan_out_keeps_its_width(make_rig: Callable[..., Rig], registry: Registry) -> None:
-    import threading
-    import time
-
-    running, most, lock = [0], [0], threading.Lock()
+    running, most, full = [0], [0], threading.Condition()
 
     @tool("slow", effect="keyed", registry=registry)
     def slow(x: int) -> int:
-        with lock:
+        with full:
             running[0] += 1
             most[0] = max(most[0], running[0])
-        time.sleep(0.02)
-        with lock:
+            full.notify_all()
+            full.wait_for(lambda: most[0] >= 3, 20)  # until the fan-out was as wide as it may be
             running[0] -= 1
         return x
 
     rig = make_rig()
     run = rig.run(define(FAN.replace("tool: double", "tool: slow")), {"items": list(range(12))})
-    assert rig.wait(run) == "completed"
-    assert 1 < most[0] <= 3
+    assert rig.wait(run, seconds=60) == "completed"
+    assert most[0] == 3
 
 
 def test_collected_errors(rig: Rig, registry: Registry) -> None:
@@ -224,8 +222,6 @@ def test_retries_end_at_exactly_max_attempts(rig: Rig, registry: Registry) -> No
 
 
 def test_timeout_of_a_function_that_hangs(rig: Rig, registry: Registry) -> None:
-    import threading
-
     release = threading.Event()
 
     @tool("hang", effect="idempotent", registry=registry)
@@ -282,8 +278,6 @@ def test_approval_times_out(rig: Rig) -> None:
 
 
 def test_cancel_starts_nothing_more(rig: Rig, registry: Registry) -> None:
-    import threading
-
     go, started = threading.Event(), []
 
     @tool("gate", effect="keyed", registry=registry)

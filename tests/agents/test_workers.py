@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,18 +59,16 @@ def workers(
 
 
 def test_runs_through_celery_and_drains(workers: Workers, seen: Witness) -> None:
-    started = time.monotonic()
     process = workers.start()
-    assert time.monotonic() - started < 15
     control = workers.control
     ids = [control.run(define(FLOW), {"topic": "tea"}) for _ in range(5)]
     for run in ids:
-        assert control.wait(run, seconds=30) == "completed", control.row(run).error
+        assert control.wait(run, seconds=60) == "completed", control.row(run).error
         assert control.outputs(run) == {"dug": [1, 2, 3], "last": 7}
     assert set(seen.applied().values()) == {1}
     code, seconds = workers.stop(process)
     assert code == 0
-    assert seconds < 5
+    assert seconds < 20
 
 
 def test_killed_at_every_point(
@@ -108,7 +105,7 @@ def test_a_zombie_cannot_commit(workers: Workers, seen: Witness) -> None:
     until(lambda: seen.calls)
     os.kill(zombie.pid, signal.SIGSTOP)
     workers.start()
-    assert control.wait(run, seconds=20) == "completed"
+    assert control.wait(run, seconds=60) == "completed"
     before = control.types(run), control.steps(run)["a"]
     assert before[1].attempt == 2
     os.kill(zombie.pid, signal.SIGCONT)
@@ -131,13 +128,13 @@ def test_an_unsafe_effect_is_never_repeated_blindly(workers: Workers, seen: Witn
     first.wait()
     workers.start()
     for run in ids:
-        assert control.wait(run, seconds=20) == "needs_review"
+        assert control.wait(run, seconds=60) == "needs_review"
     assert set(seen.called().values()) == {1}
     control.engine.commands.resume(ids[0], "a", "done", {"id": 7}, "ann")
-    assert control.wait(ids[0], "completed", seconds=20) == "completed"
+    assert control.wait(ids[0], "completed", seconds=60) == "completed"
     assert control.outputs(ids[0]) == {"v": {"id": 7}}
     control.engine.commands.resume(ids[1], "a", "fail", None, "ann")
-    assert control.wait(ids[1], "failed", seconds=20) == "failed"
+    assert control.wait(ids[1], "failed", seconds=60) == "failed"
     assert set(seen.called().values()) == {1}
 
 
@@ -151,7 +148,7 @@ def test_a_poison_step_is_stopped_at_exactly_n(workers: Workers) -> None:
         workers.died(dying)
     workers.start()
     assert run is not None
-    assert control.wait(run, seconds=20) == "failed"
+    assert control.wait(run, seconds=60) == "failed"
     assert '"poison"' in control.row(run).error
     step = control.steps(run)["a"]
     assert (step.attempt, step.crashes) == (3, 3)
@@ -167,6 +164,6 @@ def test_drain_gives_unfinished_steps_back(workers: Workers, seen: Witness) -> N
     assert code == 0
     assert seconds < 15
     workers.start()
-    assert control.wait(run, seconds=30) == "completed"
+    assert control.wait(run, seconds=60) == "completed"
     assert set(seen.applied().values()) == {1}
     assert control.steps(run)["a"].crashes == 0
