@@ -55,8 +55,8 @@ def check(
 ) -> Findings:
     """Check a whole document. ``places`` names files and lines where they are known.
 
-    The rooms' ``validators`` (by kind) run on the resources in ``changed`` only, or on all when it is ``None``:
-    they are dear, and what they look at lies within the resource.
+    What lies within a resource is looked at, by the rooms' ``validators`` (by kind) too, for the resources in ``changed``
+    only, or for all when it is ``None``; references are followed in all.
     """
     findings = Findings()
     places = places or {}
@@ -64,7 +64,8 @@ def check(
     for key in sorted(document.resources):
         resource = document.resources[key]
         where = places.get(key) or Where(*key)
-        findings.problems += _alone(resource, where)
+        if key in deep:
+            findings.problems += _alone(resource, where)
         findings.problems += _dangling(document, resource, where)
         findings.warnings += _unmatched(document, resource, where)
         validator = (validators or {}).get(resource.kind)
