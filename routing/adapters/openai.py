@@ -14,6 +14,8 @@ FORWARDED = frozenset({b"traceparent", b"tracestate", b"x-request-id"})
 _FORWARDED_INSIDE = FORWARDED | {b"authorization", b"idempotency-key"}
 """To AIRI's own control plane over its unix socket, which serves workflows as models in the caller's name."""
 _USER_AGENT = b"airi"
+_OLD_LIMIT, _NEW_LIMIT = "max_tokens", "max_completion_tokens"
+_OPENAI = re.compile(r"^https://([\w-]+\.)*(openai\.com|openai\.azure\.com)(:\d+)?$")
 _BREAKS = re.compile(rb"[\r\n\0]")
 
 
@@ -56,6 +58,7 @@ class OpenAIUpstream:
         self._streamed = header_block(((b"accept", b"text/event-stream"), *common))
         inside = endpoint.origin.startswith("unix:") and spec.api_key is None
         self._forwarded = _FORWARDED_INSIDE if inside else FORWARDED
+        self._hosted_by_openai = _OPENAI.search(endpoint.origin) is not None
         self._targets: dict[str, bytes] = {}
 
     async def send(self, call: Call, model: str, drop: tuple[str, ...], total_ms: int) -> Response:
@@ -71,11 +74,21 @@ class OpenAIUpstream:
             b"POST",
             target,
             block,
-            call.payload.encode(model, call.overrides, drop),
+            self._encode(call, model, drop),
             first_byte_ms=timeouts.first_byte,
             idle_ms=timeouts.idle,
             total_ms=total_ms,
         )
+
+    def _encode(self, call: Call, model: str, drop: tuple[str, ...]) -> bytes:
+        """Return the body. OpenAI's own reasoning models refuse ``max_tokens``, and all of its models take the newer name."""
+        overrides = call.overrides
+        if self._hosted_by_openai and call.path == "/chat/completions":
+            limit = (overrides or {}).get(_OLD_LIMIT) or call.payload.body.get(_OLD_LIMIT)
+            if limit is not None:
+                overrides = {**(overrides or {}), _NEW_LIMIT: limit}
+                drop = (*drop, _OLD_LIMIT)
+        return call.payload.encode(model, overrides, drop)
 
     def close(self) -> None:
         """Close idle connections now and the others when their exchange is over."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Engine, MetaData, inspect
 
-from airi import audit, content, vault
+from airi import audit, content, stored_responses, vault
 from airi.config.schema import metadata as config_metadata
 from airi.content import ContentStore
 from airi.keyring import KeyRing
@@ -19,6 +19,7 @@ DECLARED: list[MetaData] = [
     audit.audit.metadata,
     content.content.metadata,
     vault.vault.metadata,
+    stored_responses.responses.metadata,
 ]
 
 
