@@ -2,7 +2,7 @@
 
     python -m bench.config_scale [--keys 100000] [--tenants 1000] [--policies 1000] [--rounds 4] [--seconds 6]
 
-Rounds of quiet and of change alternate. While there is change, somebody writes a policy or a tenant twice a second,
+Rounds of quiet and of change alternate. While there is change, somebody writes a policy and a tenant every second or so,
 issues a key and calls with it at once, and revokes the one before. Measured: from the answer to a write until the gateway
 serves it, from the answer that holds a new key until a call with it is served, the calls' latencies, the memory.
 """
@@ -104,7 +104,7 @@ class Scale:
         answer.raise_for_status()
         acknowledged = time.perf_counter()
         digest = answer.json()["digest"]
-        wait_until(lambda: self.digest() == digest, 60, 0.005)
+        wait_until(lambda: self.digest() == digest, 60, 0.02)
         self.add(f"{name}_written", (acknowledged - began) * 1_000)
         self.add(f"{name}_served", (time.perf_counter() - acknowledged) * 1_000)
         self.writes += 1
@@ -174,7 +174,7 @@ def changes(scale: Scale, until: float, tenants: int, policies: int) -> None:
         scale.write("policy", [policy(number * 7 % policies, 200_000 + number)])
         scale.new_key()
         scale.write("tenant", [tenant(number * 11 % tenants, 2 + number)])
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 def measure(scale: Scale, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -47,7 +47,7 @@ DRAIN_S = 30.0
 _DRAIN_POLL_S = 0.02
 _REST_S = 2.0
 _GROWN = 1.25
-_SWITCH_S = 0.0005
+SWITCH_S = 0.0005
 
 
 class GatewayProcess:
@@ -193,7 +193,7 @@ def main() -> int:
     configure(f"gateway-{index}")
     settings = Settings.from_environment()
     # While a thread reads keys or compiles a snapshot, the loop gets the interpreter back after this long, not after 5 ms.
-    sys.setswitchinterval(_SWITCH_S)
+    sys.setswitchinterval(SWITCH_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(GatewayProcess(settings, index).run())
     return 0
