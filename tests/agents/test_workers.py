@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,15 +96,34 @@ def test_killed_at_every_point(
     assert set(gateway.served.values()) == {1}, "an answer that had arrived is not paid for twice"
 
 
-def test_a_zombie_cannot_commit(workers: Workers, seen: Witness) -> None:
+def stop_between_transactions(pid: int, database: Database) -> None:
+    """SIGSTOP a worker while it holds no lock: SQLite has one writer, and a stopped one would keep all others waiting."""
+    for _ in range(100):
+        os.kill(pid, signal.SIGSTOP)
+        if database.dialect.name != "sqlite":
+            return
+        probe = sqlite3.connect(str(database.url.database), timeout=0.2, isolation_level=None)
+        try:
+            probe.execute("BEGIN IMMEDIATE")
+            probe.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            os.kill(pid, signal.SIGCONT)
+        else:
+            return
+        finally:
+            probe.close()
+    raise AssertionError("the worker was within a transaction each time it was stopped")
+
+
+def test_a_zombie_cannot_commit(workers: Workers, seen: Witness, any_engine: Database) -> None:
     flow = define(
-        "steps: [{id: a, call: tool, with: {tool: apply.keyed, args: {delay_ms: 400}}}]\noutputs: {n: '${{ steps.a.output.n }}'}"
+        "steps: [{id: a, call: tool, with: {tool: apply.keyed, args: {delay_ms: 2000}}}]\noutputs: {n: '${{ steps.a.output.n }}'}"
     )
     control = workers.control
     zombie = workers.start()
     run = control.run(flow)
     until(lambda: seen.calls)
-    os.kill(zombie.pid, signal.SIGSTOP)
+    stop_between_transactions(zombie.pid, any_engine)
     workers.start()
     assert control.wait(run, seconds=60) == "completed"
     before = control.types(run), control.steps(run)["a"]
