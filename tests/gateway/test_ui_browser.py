@@ -12,6 +12,7 @@ from typing import NoReturn, TypeVar
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -46,8 +47,9 @@ class Page:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def until(self, condition: Callable[[], T]) -> T:
-        """Wait for something true."""
-        return WebDriverWait(self.driver, 10, 0.05).until(lambda _: condition())
+        """Wait for something true; an element that the page replaced between two looks is looked for again."""
+        replaced = [StaleElementReferenceException]
+        return WebDriverWait(self.driver, 10, 0.05, replaced).until(lambda _: condition())
 
     def keys(self, text: str) -> None:
         """Type without a field."""
