@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import json
+import pkgutil
 import sys
 from pathlib import Path
 from types import UnionType
@@ -140,7 +142,12 @@ def _comment(
 def _comments() -> dict[tuple[str, str], str]:
     """Return the string below each field of each model: the models' own way to say what a field means."""
     found: dict[tuple[str, str], str] = {}
-    for node in ast.parse(inspect.getsource(kinds)).body:
+    modules = [
+        importlib.import_module(found.name)
+        for found in pkgutil.iter_modules(kinds.__path__, f"{kinds.__name__}.")
+    ]
+    nodes = [node for module in modules for node in ast.parse(inspect.getsource(module)).body]
+    for node in nodes:
         if not isinstance(node, ast.ClassDef):
             continue
         for field, text in zip(node.body, node.body[1:], strict=False):
