@@ -14,6 +14,7 @@ from gateway.dialects.front import Front
 from gateway.dialects.moderations import ModerationsFront
 from gateway.dialects.responses import ResponsesFront
 from gateway.errors import error_body
+from gateway.repeated_keys import RepeatedKeyError, check_keys
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 Body = dict[str, Any]
@@ -48,13 +49,16 @@ def too_deep() -> InvalidRequestError:
 
 
 def decode_body(raw: bytes) -> Body:
-    """Return the JSON object of a body; raise :class:`InvalidRequestError` that says what is wrong with it.
-
-    Of a key that stands twice in an object the last counts, for limits, policies and the upstream alike: what goes upstream
-    is written anew from what is returned here.
-    """
+    """Return the JSON object of a body; raise :class:`InvalidRequestError` that says what is wrong with it."""
     try:
-        return _decode(raw)
+        body = _decode(raw)
+        check_keys(raw, body)
+    except RepeatedKeyError as error:
+        raise InvalidRequestError(
+            f"The key '{error.key}' stands twice in one object of the body.",
+            param=error.key,
+            code="duplicate_key",
+        ) from error
     except msgspec.ValidationError as error:
         detail = "a number in it is too large" if "range" in str(error) else "it must be a JSON object"
         raise InvalidRequestError(f"The body cannot be read: {detail}.", code="invalid_json") from error
@@ -65,6 +69,7 @@ def decode_body(raw: bytes) -> Body:
         raise too_deep() from error
     except UnicodeDecodeError as error:
         raise InvalidRequestError("The body is not valid UTF-8.", code="invalid_json") from error
+    return body
 
 
 def _wrong(param: str, expected: str) -> InvalidRequestError:

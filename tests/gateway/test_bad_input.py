@@ -146,15 +146,31 @@ def test_wrong_values_are_named(door: Door, field: str, value: Any) -> None:
     assert error["param"].startswith(field)
 
 
-def test_of_a_doubled_key_only_what_was_checked_goes_upstream(door: Door) -> None:
-    raw = b'{"model": "rec/echo", "messages": [{"role": "user", "content": "ann@example.com", "content": "hi"}], "n": 99, "n": 1}'
+@pytest.mark.parametrize(
+    ("raw", "key"),
+    [
+        (b'{"model": "rec/echo", "messages": [{"role": "user", "content": "hi"}], "n": 99, "n": 1}', "n"),
+        (
+            b'{"model": "rec/echo", "messages": [{"role": "user", "content": "ann@example.com", "content": "hi"}]}',
+            "content",
+        ),
+        (
+            b'{"model": "rec/echo", "mod\\u0065l": "no-such", "messages": [{"role": "user", "content": "hi"}]}',
+            "model",
+        ),
+        (b'{"model": "rec/echo", "messages": [], "x": [{"y": {"": 1, "z": ":", "": 1}}]}', ""),
+    ],
+)
+@pytest.mark.parametrize("path", OPERATIONS)
+def test_a_key_that_stands_twice_is_named(door: Door, path: str, raw: bytes, key: str) -> None:
+    seen = len(door.recorder.seen)
     with door.live.client() as client:
-        assert client.post(PATH, content=raw, headers=_JSON).status_code == 200
-    assert door.recorder.last["messages"] == [{"role": "user", "content": "hi"}]
-    assert door.recorder.last["n"] == 1
-    shadow = b'{"model": "rec/echo", "model": "no-such", "messages": [{"role": "user", "content": "hi"}]}'
-    with door.live.client() as client:
-        assert client.post(PATH, content=shadow, headers=_JSON).status_code == 404
+        answer = client.post(path, content=raw, headers=_JSON)
+    assert answer.status_code == 400
+    error = judge(400, answer.text, door=door, anthropic=path == "/v1/messages")
+    assert (error["code"], error["param"]) == ("duplicate_key", key)
+    assert f"'{key}'" in error["message"]
+    assert len(door.recorder.seen) == seen
 
 
 def test_a_body_of_more_than_20_megabytes(door: Door) -> None:
