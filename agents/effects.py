@@ -27,6 +27,7 @@ from agents.schema import effects
 from agents.states import RUN_STARTS_EFFECTS
 from agents.store import RunTransaction, Store
 
+_WORKFLOW = "workflow/"
 _HELD_PAUSE_S = 0.1
 _HELD_PAUSE_MAX_S = 1.0
 
@@ -108,8 +109,9 @@ class Effects:
             except AmbiguousEffect:
                 await self._in_thread(self.settle, claim, begun, "review", None)
                 raise
-            except StepFailed:
-                await self._in_thread(self.settle, claim, begun, "failed", None)
+            except StepFailed as failed:
+                spent = Outcome(None, failed.spent) if failed.spent else None
+                await self._in_thread(self.settle, claim, begun, "failed", spent)
                 raise
             faults.point("response")
             await self._in_thread(self.settle, claim, begun, "done", outcome)
@@ -187,10 +189,11 @@ class Effects:
             }
             if outcome is not None:
                 spent = known.held_usd_micros if outcome.cost_usd_micros is None else outcome.cost_usd_micros
-                columns |= {
-                    "result_ref": tx.dump(outcome.value), "cost_usd_micros": spent, "tokens": outcome.tokens,
-                }  # fmt: skip
-                _charge(tx, claim, spent, outcome.tokens)
+                columns |= {"cost_usd_micros": spent, "tokens": outcome.tokens}
+                if state == "done":
+                    columns["result_ref"] = tx.dump(outcome.value)
+                usd, tokens = _charged(known)
+                _charge(tx, claim, max(0, spent - usd), max(0, outcome.tokens - tokens))
             tx.connection.execute(update(effects).where(effects.c.key == call.key).values(columns))
             if state == "done":
                 tx.event(
@@ -243,6 +246,11 @@ def _release(tx: RunTransaction, known: Row[Any]) -> None:
         held_usd_micros=max(0, tx.get("held_usd_micros") - known.held_usd_micros),
         held_tokens=max(0, tx.get("held_tokens") - known.held_tokens),
     )
+
+
+def _charged(known: Row[Any]) -> tuple[int, int]:
+    """What of a call's cost is charged already: under one key a workflow is one run, which tells its whole cost each time."""
+    return (known.cost_usd_micros, known.tokens) if known.name.startswith(_WORKFLOW) else (0, 0)
 
 
 def _charge(tx: RunTransaction, claim: Claim, usd_micros: int, tokens: int) -> None:

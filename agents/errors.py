@@ -33,11 +33,15 @@ class StepFailed(Exception):  # noqa: N818  # it says what happened to the step
     """A step's attempt ended without a result.
 
     ``error_class`` decides whether it is tried again; the message is AIRI's own sentence and never holds
-    content of the run; ``retry_after_ms`` is what the other side asked for.
+    content of the run; ``retry_after_ms`` is what the other side asked for; ``spent`` is what the failed call has
+    cost all the same, in micro-dollars (a workflow that was called as a model).
     """
 
-    def __init__(self, error_class: ErrorClass, message: str, *, retry_after_ms: int | None = None) -> None:
+    def __init__(
+        self, error_class: ErrorClass, message: str, *, retry_after_ms: int | None = None, spent: int = 0
+    ) -> None:
         super().__init__(message)
+        self.spent = spent
         self.error_class: ErrorClass = error_class
         self.message = message
         self.retry_after_ms = retry_after_ms

@@ -90,6 +90,7 @@ class ModelClient:
                 if error.get("code") == _BUDGET_CODE:
                     raise GrantTooSmall
                 failure = _failure(status, headers, error)
+                failure.spent = _cost(headers) or 0
                 ours = status == 503 and error.get("code") in _AIRI_AWAY
             except StepFailed as lost:
                 if lost.error_class != "connection":
@@ -159,8 +160,11 @@ def _outcome(answer: aiohttp.ClientResponse, raw: bytes, grant: Grant) -> Outcom
         raise StepFailed("5xx", "the gateway's answer is no chat completion") from error
     usage = body.get("usage") or {}
     tokens = usage.get("total_tokens")
-    said = answer.headers.get(COST_HEADER, "")
-    cost = int(said) if said.isdigit() else (None if grant.usd_micros is not None else 0)
+    if isinstance(inner := body.get("airi"), dict):  # a workflow: its own calls' usage is not this answer's
+        tokens = inner.get("tokens")
+    cost = _cost(answer)
+    if cost is None and grant.usd_micros is None:
+        cost = 0
     value = {
         "message": {
             key: message[key]
@@ -174,6 +178,12 @@ def _outcome(answer: aiohttp.ClientResponse, raw: bytes, grant: Grant) -> Outcom
         "cost_usd_micros": grant.usd_micros if cost is None else cost,
     }
     return Outcome(value, cost, tokens if isinstance(tokens, int) else grant.tokens)
+
+
+def _cost(answer: aiohttp.ClientResponse) -> int | None:
+    """What the gateway says that the call has cost, in micro-dollars."""
+    said = answer.headers.get(COST_HEADER, "")
+    return int(said) if said.isdigit() else None
 
 
 def _error(raw: bytes) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """Workflows as models: ``workflow/NAME`` is an upstream like any other, served by the control plane.
 
 Such a call walks the whole pipeline — requests a minute, policies, record — but holds neither money nor a place among concurrent
-calls: its own model calls are admitted one by one, and must never wait for a slot that it holds.
+calls: its own model calls are admitted one by one, and must never wait for a slot that it holds. So it costs nothing itself: what
+its run has spent stands in the ledger already, and is told only to the run that asked for it, whose own budget it counts against.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airi.config.document import ConfigDocument
 from airi.config.kinds import (
@@ -22,8 +24,12 @@ from airi.config.kinds import (
     Workflow,
 )
 
+if TYPE_CHECKING:
+    from routing.answer import Answer
+
 PREFIX = "workflow/"
 _PROVIDER = "airi-workflows"
+_COST = b"x-airi-cost-usd-micros"
 _HOUR_MS = 3_600_000
 _TIMEOUTS = Timeouts(first_byte=_HOUR_MS, idle=_HOUR_MS, total=24 * _HOUR_MS)
 
@@ -51,3 +57,11 @@ def with_workflows(document: ConfigDocument, control_socket: Path) -> ConfigDocu
         for name in names
     ]
     return ConfigDocument.of([*document.resources.values(), provider, *models], document.version)
+
+
+def spent_inside(answer: Answer | None) -> int:
+    """Return what the run behind a workflow's answer has spent, in micro-dollars; 0 for any other model's answer."""
+    if answer is None or not answer.route.alias.startswith(PREFIX):
+        return 0
+    said = next((value for name, value in answer.headers if name == _COST), b"")
+    return int(said) if said.isdigit() else 0

@@ -27,8 +27,11 @@ _HIDDEN = frozenset({401, 402, 403})
 _RETRYABLE = frozenset({408, 425, 429})
 _NOT_RETRYABLE = frozenset({501, 505})
 _PASSED_BACK = frozenset(
-    {b"content-type", b"retry-after", b"openai-processing-ms", b"openai-version", b"openai-model"}
-)
+    {
+        b"content-type", b"retry-after", b"openai-processing-ms", b"openai-version", b"openai-model",
+        b"x-airi-cost-usd-micros",
+    }
+)  # fmt: skip
 _TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}
 _MESSAGE_LIMIT = 4_096
 _LONGEST_S = 30 * 86_400.0

@@ -23,6 +23,7 @@ from agents.service import RunService
 from agents.states import RUN_ENDED
 from airi.errors import AiriError, InvalidRequestError
 from gateway.control.auth import Principal, require
+from gateway.control.http_errors import from_error
 from gateway.control.runs import starter_of
 from gateway.control.services import Services
 from gateway.control.watching import RunWatch
@@ -69,8 +70,13 @@ def router(services: Services) -> APIRouter:
                 chunks, media_type="text/event-stream", headers={"cache-control": "no-store"}
             )
         run = await _wait(service, watch, run_id, request, keep=keep)
-        headers = {COST_HEADER: str(run["spent_usd_micros"]), "x-airi-run": run_id}
-        return JSONResponse(_completion(run, str(body["model"])), headers=headers)
+        headers = {COST_HEADER: str(_cost(run)), "x-airi-run": run_id}
+        try:
+            return JSONResponse(_completion(run, str(body["model"])), headers=headers)
+        except WorkflowFailedError as error:
+            failed = from_error(error)
+            failed.headers.update(headers)  # a run that failed has spent what it has spent
+            return failed
 
     return routes
 
@@ -199,6 +205,12 @@ def answer_of(run: dict[str, Any]) -> str:
     raise WorkflowFailedError(
         f"run {run['id']} {run['state']}: {said}", status=_STATUS.get(error.get("class", ""), 502)
     )
+
+
+def _cost(run: dict[str, Any]) -> int:
+    """What the run costs whoever called it: what it has spent, or may still spend while it waits for a person."""
+    spent: int = run["spent_usd_micros"]
+    return spent if run["state"] in RUN_ENDED else max(spent, run["budget_usd_micros"] or 0)
 
 
 def _about(run: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from gateway.stages.prompt import note
 from gateway.stages.settle import settle, work_out_cost
 from gateway.streams import StreamRelay, error_event
 from gateway.usage import estimated, from_openai
+from gateway.workflows import spent_inside
 from policies.admission import Replay
 from policies.errors import PolicyDeniedError
 from routing.answer import Answer
@@ -89,10 +90,15 @@ async def _deliver_whole(runtime: Runtime, exchange: Exchange, answer: Answer) -
         settle(
             runtime, exchange
         )  # a run wants to know its cost with the answer; others settle after the last byte
-        block += b"x-airi-cost-usd-micros: %d\r\n" % exchange.cost_usd_micros
+        block += b"x-airi-cost-usd-micros: %d\r\n" % _told_cost(exchange)
     if exchange.plan is not None and exchange.plan.keep_content:
         exchange.kept = [body]
     exchange.request.respond(status, block, body)
+
+
+def _told_cost(exchange: Exchange) -> int:
+    """Return what a run is told that its call cost: of a workflow that it called, what that has spent."""
+    return exchange.cost_usd_micros + spent_inside(exchange.answer)
 
 
 async def _translated(exchange: Exchange, translation: Translation, body: bytes) -> bytes:
@@ -203,7 +209,7 @@ def _keep(exchange: Exchange, out: bytes, size: int) -> None:
 def _begin_stream(exchange: Exchange) -> None:
     exchange.status = 200
     exchange.mark("first_byte")
-    exchange.ttft_us = (exchange.marks[-1][1] - exchange.started_ns) // 1_000
+    exchange.ttft_us = exchange.marks["first_byte"]
     exchange.request.start(200, head(exchange, EVENTS))
 
 
@@ -266,7 +272,8 @@ async def _keep_reply(runtime: Runtime, exchange: Exchange, reply: _Reply) -> No
     """Store the answer and have its settlement confirmed before the last byte: a repetition must find both."""
     key = exchange.key
     assert key is not None
-    reply.cost_usd_micros = work_out_cost(exchange)
+    work_out_cost(exchange)
+    reply.cost_usd_micros = _told_cost(exchange)
     try:
         async with asyncio.timeout(_STORE_S):
             exchange.reply_reference = await asyncio.to_thread(_put, runtime.content, key.tenant, reply)

@@ -76,10 +76,9 @@ def _final_usage(exchange: Exchange) -> Usage:
     return exchange.usage
 
 
-def work_out_cost(exchange: Exchange) -> int:
-    """Return what a finished call costs, in micro-dollars; :func:`settle` comes to the same."""
+def work_out_cost(exchange: Exchange) -> None:
+    """Set what a finished call costs; :func:`settle` comes to the same."""
     _price(exchange, _final_usage(exchange))
-    return exchange.cost_usd_micros
 
 
 def _price(exchange: Exchange, usage: Usage) -> None:
