@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from airi.ids import new_span_id, new_trace_id
+from observability.record import Decision
 
 if TYPE_CHECKING:
     from airi.http.server import Request
@@ -23,134 +26,83 @@ if TYPE_CHECKING:
     from routing.registry import Route
 
 
-class Exchange:
-    """Everything known about one call; mutable, slotted, seen by the gateway alone.
+class Exchange(msgspec.Struct, eq=False):
+    """Everything known about one call; mutable, seen by the gateway alone. A Struct, because one is made for each call.
 
-    Times are monotonic nanoseconds; ``marks`` and ``decisions`` become offsets from ``started_ns`` in the record.
+    ``started_ns`` is monotonic, in nanoseconds; ``marks`` and ``decisions`` hold offsets from it, in microseconds.
     """
 
-    __slots__ = (
-        "admitted",
-        "alias",
-        "answer",
-        "attempts",
-        "body",
-        "call",
-        "chunks",
-        "cost_usd_micros",
-        "decisions",
-        "detections",
-        "error_code",
-        "error_message",
-        "error_type",
-        "finish_reasons",
-        "guard",
-        "idempotency_key",
-        "input_bound",
-        "input_bytes",
-        "input_estimate",
-        "kept",
-        "key",
-        "marks",
-        "max_tokens",
-        "model",
-        "operation",
-        "parent_span_id",
-        "plan",
-        "policy_hit",
-        "predicted_output",
-        "price_source",
-        "replayed",
-        "reply_reference",
-        "request",
-        "request_id",
-        "reservation_id",
-        "route",
-        "run",
-        "session",
-        "settled",
-        "snapshot",
-        "span_id",
-        "started_ns",
-        "started_unix_ns",
-        "status",
-        "stream",
-        "stream_failed",
-        "tags",
-        "trace_flags",
-        "trace_id",
-        "translation",
-        "ttft_us",
-        "usage",
-        "user",
-    )
+    request: Request
+    operation: Operation
+    snapshot: Snapshot
+    started_ns: int = msgspec.field(default_factory=time.monotonic_ns)
+    started_unix_ns: int = msgspec.field(default_factory=time.time_ns)
+    trace_id: str = msgspec.field(default_factory=new_trace_id)
+    span_id: str = msgspec.field(default_factory=new_span_id)
+    parent_span_id: str = ""
+    trace_flags: int = 1
+    request_id: str = ""
+    session: str = ""
+    tags: list[str] = []
+    # authenticate
+    key: KeyRecord | None = None
+    run: RunClaims | None = None
+    # understand
+    body: dict[str, Any] = {}
+    model: str = ""
+    alias: str = ""
+    user: str = ""
+    stream: bool = False
+    input_bytes: int = 0
+    translation: Translation | None = None
+    plan: Plan | None = None
+    idempotency_key: str = ""
+    # admit
+    input_bound: int = 0
+    input_estimate: int = 0
+    predicted_output: int = 0
+    max_tokens: int = 0
+    reservation_id: str = ""
+    admitted: Admitted | None = None
+    settled: bool = False
+    replayed: bool = False
+    # policies
+    policy_hit: str = ""
+    detections: dict[str, int] = {}
+    guard: ResponseGuard | None = None
+    # forward
+    stream_failed: bool = False
+    reply_reference: str = ""
+    route: Route | None = None
+    call: Call | None = None
+    attempts: list[Attempt] = []
+    answer: Answer | None = None
+    usage: Usage | None = None
+    ttft_us: int = 0
+    chunks: int = 0
+    finish_reasons: list[str] = []
+    cost_usd_micros: int = 0
+    price_source: str = ""
+    # outcome
+    status: int = 0
+    error_type: str = ""
+    error_code: str = ""
+    error_message: str = ""
+    kept: list[bytes] | None = None
+    """The answer as it was sent, where it must be kept: for an idempotency key, or by the tenant's wish."""
+    marks: dict[str, int] = {}
+    """Stage → when it ended, in the order in which they did."""
+    decisions: list[Decision] = []
 
-    def __init__(self, request: Request, operation: Operation, snapshot: Snapshot) -> None:
-        self.request = request
-        self.operation = operation
-        self.snapshot = snapshot
-        self.started_ns = time.monotonic_ns()
-        self.started_unix_ns = time.time_ns()
-        self.trace_id = new_trace_id()
-        self.span_id = new_span_id()
-        self.parent_span_id = ""
-        self.trace_flags = 1
+    def __post_init__(self) -> None:
         self.request_id = "req_" + self.trace_id
-        self.session = ""
-        self.tags: list[str] = []
-        # authenticate
-        self.key: KeyRecord | None = None
-        self.run: RunClaims | None = None
-        # understand
-        self.body: dict[str, Any] = {}
-        self.model = ""
-        self.alias = ""
-        self.user = ""
-        self.stream = False
-        self.input_bytes = 0
-        self.translation: Translation | None = None
-        self.plan: Plan | None = None
-        self.idempotency_key = ""
-        # admit
-        self.input_bound = 0
-        self.input_estimate = 0
-        self.predicted_output = 0
-        self.max_tokens = 0
-        self.reservation_id = ""
-        self.admitted: Admitted | None = None
-        self.settled = False
-        self.replayed = False
-        # policies
-        self.policy_hit = ""
-        self.detections: dict[str, int] = {}
-        self.guard: ResponseGuard | None = None
-        # forward
-        self.stream_failed = False
-        self.reply_reference = ""
-        self.route: Route | None = None
-        self.call: Call | None = None
-        self.attempts: list[Attempt] = []
-        self.answer: Answer | None = None
-        self.usage: Usage | None = None
-        self.ttft_us = 0
-        self.chunks = 0
-        self.finish_reasons: list[str] = []
-        self.cost_usd_micros = 0
-        self.price_source = ""
-        # outcome
-        self.status = 0
-        self.error_type = ""
-        self.error_code = ""
-        self.error_message = ""
-        self.kept: list[bytes] | None = None
-        """The answer as it was sent, where it must be kept: for an idempotency key, or by the tenant's wish."""
-        self.marks: list[tuple[str, int]] = []
-        self.decisions: list[tuple[str, int, int, str, str, dict[str, Any]]] = []
 
     def mark(self, name: str) -> None:
         """Stamp the end of a stage."""
-        self.marks.append((name, time.monotonic_ns()))
+        self.marks[name] = (time.monotonic_ns() - self.started_ns) // 1_000
 
     def decide(self, stage: str, since_ns: int, outcome: str, reason: str, details: dict[str, Any]) -> None:
         """Write down a decision taken since ``since_ns``, with its reason and what it was based on."""
-        self.decisions.append((stage, since_ns, time.monotonic_ns() - since_ns, outcome, reason, details))
+        took = time.monotonic_ns() - since_ns
+        at = since_ns - self.started_ns
+        self.decisions.append(Decision(stage, at // 1_000, took // 1_000, outcome, reason, details))

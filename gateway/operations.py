@@ -18,6 +18,7 @@ from gateway.repeated_keys import RepeatedKeyError, check_keys
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 Body = dict[str, Any]
+_FieldCheck = Callable[[str, Any], None]
 MAX_CHOICES = 128
 MAX_USER = 512
 
@@ -76,33 +77,74 @@ def _wrong(param: str, expected: str) -> InvalidRequestError:
     return InvalidRequestError(f"'{param}' must be {expected}.", param=param, code="invalid_type")
 
 
-def _integer(body: Body, name: str, low: int, high: int) -> None:
-    value = body.get(name)
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _wrong(name, "a whole number")
-    if not low <= value <= high:
-        raise InvalidRequestError(
-            f"'{name}' must be between {low} and {high}, not {value}.", param=name, code="invalid_value"
-        )
+def _integer(low: int, high: int) -> _FieldCheck:
+    def check(name: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise _wrong(name, "a whole number")
+        if not low <= value <= high:
+            raise InvalidRequestError(
+                f"'{name}' must be between {low} and {high}, not {value}.", param=name, code="invalid_value"
+            )
+
+    return check
 
 
-def _number(body: Body, name: str, low: float, high: float) -> None:
-    value = body.get(name)
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _wrong(name, "a number")
-    if not low <= value <= high:
-        raise InvalidRequestError(
-            f"'{name}' must be between {low} and {high}.", param=name, code="invalid_value"
-        )
+def _number(low: float, high: float) -> _FieldCheck:
+    def check(name: str, value: Any) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _wrong(name, "a number")
+        if not low <= value <= high:
+            raise InvalidRequestError(
+                f"'{name}' must be between {low} and {high}.", param=name, code="invalid_value"
+            )
+
+    return check
 
 
-def _flag(body: Body, name: str) -> None:
-    if not isinstance(body.get(name, False), bool | None):
+def _flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
         raise _wrong(name, "true or false")
+
+
+def _user(name: str, value: Any) -> None:
+    if not isinstance(value, str) or len(value) > MAX_USER:
+        raise _wrong(name, f"a string of at most {MAX_USER} characters")
+
+
+def _object(name: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise _wrong(name, "an object")
+
+
+def _stop(name: str, value: Any) -> None:
+    if not isinstance(value, str) and not (
+        isinstance(value, list) and all(isinstance(item, str) for item in value)
+    ):
+        raise _wrong(name, "a string or a list of strings")
+
+
+_GENERATION: dict[str, _FieldCheck] = {
+    "stream": _flag,
+    "n": _integer(1, MAX_CHOICES),
+    "max_tokens": _integer(1, 10_000_000),
+    "max_completion_tokens": _integer(1, 10_000_000),
+    "temperature": _number(0, 2),
+    "top_p": _number(0, 1),
+    "presence_penalty": _number(-2, 2),
+    "frequency_penalty": _number(-2, 2),
+    "user": _user,
+    "stream_options": _object,
+    "stop": _stop,
+}
+_EMBEDDING: dict[str, _FieldCheck] = {"dimensions": _integer(1, 65_536)}
+
+
+def _fields(body: Body, checks: dict[str, _FieldCheck]) -> None:
+    """Check those of the fields that are there; ``null`` is as good as absent."""
+    for name, value in body.items():
+        check = checks.get(name)
+        if check is not None and value is not None:
+            check(name, value)
 
 
 def _model(body: Body) -> None:
@@ -117,27 +159,7 @@ def _model(body: Body) -> None:
 
 def _generation(body: Body) -> None:
     _model(body)
-    _flag(body, "stream")
-    _integer(body, "n", 1, MAX_CHOICES)
-    _integer(body, "max_tokens", 1, 10_000_000)
-    _integer(body, "max_completion_tokens", 1, 10_000_000)
-    _number(body, "temperature", 0, 2)
-    _number(body, "top_p", 0, 1)
-    _number(body, "presence_penalty", -2, 2)
-    _number(body, "frequency_penalty", -2, 2)
-    user = body.get("user")
-    if user is not None and not (isinstance(user, str) and len(user) <= MAX_USER):
-        raise _wrong("user", f"a string of at most {MAX_USER} characters")
-    options = body.get("stream_options")
-    if options is not None and not isinstance(options, dict):
-        raise _wrong("stream_options", "an object")
-    stop = body.get("stop")
-    if (
-        stop is not None
-        and not isinstance(stop, str)
-        and not (isinstance(stop, list) and all(isinstance(item, str) for item in stop))
-    ):
-        raise _wrong("stop", "a string or a list of strings")
+    _fields(body, _GENERATION)
 
 
 def check_chat(body: Body) -> None:
@@ -197,7 +219,7 @@ def check_embeddings(body: Body) -> None:
     """Check an embeddings call."""
     _model(body)
     _text_input(body, "input")
-    _integer(body, "dimensions", 1, 65_536)
+    _fields(body, _EMBEDDING)
     if body.get("encoding_format") not in (None, "float", "base64"):
         raise _wrong("encoding_format", "'float' or 'base64'")
 

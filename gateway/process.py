@@ -174,7 +174,7 @@ def _live(exchange: Exchange) -> LiveCall:
         trace_id=exchange.trace_id,
         tenant=key.tenant if key is not None else "",
         started_unix_ns=exchange.started_unix_ns,
-        stage=exchange.marks[-1][0] if exchange.marks else "auth",
+        stage=next(reversed(exchange.marks), "auth"),
         request_id=exchange.request_id,
         team=(key.team or "") if key is not None else "",
         key_id=key.id if key is not None else "",

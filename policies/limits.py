@@ -78,6 +78,7 @@ class Scopes:
         "key_id",
         "limits_bulk",
         "model",
+        "names",
         "parts",
         "prefix",
         "prefix_bulk",
@@ -95,6 +96,7 @@ class Scopes:
         self.key = key
         self.model = model
         self.parts = parts
+        self.names = [part.scope for part in parts]
         self.prefix = prefix(tenant)
         self.prefix_bulk = bulk(self.prefix.encode())
         self.limits_bulk = bulk(_encode(parts))

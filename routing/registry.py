@@ -6,7 +6,7 @@ A table is immutable and belongs to one configuration snapshot; a call keeps the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 from airi.config.document import ConfigDocument
@@ -40,6 +40,8 @@ class RouteTarget:
     region: str
     simulated: bool
     dialect: str
+    responses: bool = False
+    """Whether a call of the Responses API is sent there in its own form."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,11 +59,19 @@ class Route:
     simulated: bool
     seed: int
     fallbacks: tuple[Route, ...] = ()
+    label: str = field(init=False)
+    """``alias@version``, as in the header ``x-airi-model``."""
+    looks_at_prompts: bool = field(init=False)
+    """Whether a target has replicas to choose among, by what they may hold of a prompt in their caches."""
 
-    @property
-    def label(self) -> str:
-        """``alias@version``, as in the header ``x-airi-model``."""
-        return f"{self.alias}@{self.version}"
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", f"{self.alias}@{self.version}")
+        object.__setattr__(self, "looks_at_prompts", self._has_choice())
+
+    def _has_choice(self) -> bool:
+        return any(target.kind == "pool" for target in self.targets) or any(
+            fallback.looks_at_prompts for fallback in self.fallbacks
+        )
 
     def check(self, needs: Needs) -> tuple[str, ...]:
         """Return the request's fields to leave out (only with ``drop_params``); raise the 400 that names what is not met."""
@@ -73,6 +83,21 @@ class Route:
         raise refusal(
             self.alias, self.contract, [need for need in missing if not droppable([need])] or missing
         )
+
+    @property
+    def speaks_responses(self) -> bool:
+        """Whether any target of the route itself takes calls of the Responses API in their own form."""
+        return any(target.responses for target in self.targets)
+
+    def of_responses_alone(self) -> Route | None:
+        """Return the route without the targets (and fallbacks) that speak chat completions alone; ``None`` if none is left."""
+        targets = tuple(target for target in self.targets if target.responses)
+        fallbacks = tuple(
+            left for fallback in self.fallbacks if (left := fallback.of_responses_alone()) is not None
+        )
+        if not targets:
+            return replace(fallbacks[0], fallbacks=fallbacks[1:]) if fallbacks else None
+        return replace(self, targets=targets, fallbacks=fallbacks)
 
     def usable_fallbacks(self, needs: Needs) -> Iterator[Route]:
         """Yield the fallbacks whose contract meets ``needs``; nothing is dropped to fit a fallback."""
@@ -209,6 +234,7 @@ def _target(target: Target, key: str, place: PlaceSpec, model: Model, prices: Pr
         region=place.region,
         simulated=place.simulated,
         dialect=place.dialect,
+        responses=place.responses,
     )
 
 

@@ -127,7 +127,7 @@ def _admitted(exchange: Exchange, admitted: Admitted, request: AdmissionRequest,
     else:
         reason = "within every limit"
     details = {
-        "scopes": [part.scope for part in plan.scopes.parts],
+        "scopes": plan.scopes.names,
         "hold_usd_micros": admitted.hold_usd_micros,
         "granted_output_tokens": admitted.output_tokens,
         "requested_output_tokens": request.output_tokens,

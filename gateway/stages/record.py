@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 
 import routing.call
@@ -11,7 +9,7 @@ from gateway.exchange import Exchange
 from gateway.runtime import Runtime
 from gateway.usage import Usage
 from observability.joining import join_events
-from observability.record import Attempt, CallContent, CallRecord, Decision
+from observability.record import Attempt, CallContent, CallRecord
 from policies.redaction import mask_json
 from routing.answer import Answer
 
@@ -44,7 +42,6 @@ def _content(exchange: Exchange) -> CallContent | None:
 
 def make_record(exchange: Exchange, process: str) -> CallRecord:
     """Return what the dashboard and the exporters will know about the call."""
-    started = exchange.started_ns
     usage = exchange.usage or Usage()
     key = exchange.key
     answer = exchange.answer
@@ -56,7 +53,7 @@ def make_record(exchange: Exchange, process: str) -> CallRecord:
         process=process,
         tenant=key.tenant if key is not None else "",
         started_unix_ns=exchange.started_unix_ns,
-        duration_us=(time.monotonic_ns() - started) // 1_000,
+        duration_us=exchange.marks["end"],
         status=exchange.status,
         user=exchange.user,
         session=exchange.session,
@@ -69,7 +66,7 @@ def make_record(exchange: Exchange, process: str) -> CallRecord:
         error_type=exchange.error_type,
         error_code=exchange.error_code,
         error_message=exchange.error_message,
-        marks={name: (at - started) // 1_000 for name, at in exchange.marks},
+        marks=exchange.marks,
         ttft_us=exchange.ttft_us,
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
@@ -81,10 +78,7 @@ def make_record(exchange: Exchange, process: str) -> CallRecord:
         price_source=exchange.price_source,
         reservation_id=exchange.reservation_id,
         finish_reasons=exchange.finish_reasons,
-        decisions=[
-            Decision(stage, (at - started) // 1_000, took // 1_000, outcome, reason, details)
-            for stage, at, took, outcome, reason, details in exchange.decisions
-        ],
+        decisions=exchange.decisions,
         snapshot=exchange.snapshot.digest,
         detections=exchange.detections,
         policy_hit=exchange.policy_hit,
@@ -99,8 +93,8 @@ def make_record(exchange: Exchange, process: str) -> CallRecord:
         _add_answer(call, answer)
         _explain_route(call, answer)
     if exchange.attempts:
-        offset = next((at for name, at in exchange.marks if name == "policy"), started)
-        call.attempts = [_attempt(attempt, (offset - started) // 1_000) for attempt in exchange.attempts]
+        offset = exchange.marks.get("policy", 0)
+        call.attempts = [_attempt(attempt, offset) for attempt in exchange.attempts]
     return call
 
 

@@ -30,8 +30,9 @@ async def route(runtime: Runtime, exchange: Exchange) -> None:
     assert plan is not None
     assert key is not None
     since = time.monotonic_ns()
+    to = exchange.route or plan.route
     call = Call(
-        route=exchange.route or plan.route,
+        route=to,
         tenant=key.tenant,
         payload=Payload(exchange.body),
         path=exchange.operation.upstream,
@@ -40,7 +41,7 @@ async def route(runtime: Runtime, exchange: Exchange) -> None:
         priority=_priority(exchange),
         input_tokens=exchange.input_estimate,
         predicted_output_tokens=exchange.predicted_output,
-        prefix_text=prefix_text(exchange.body),
+        prefix_text=prefix_text(exchange.body) if to.looks_at_prompts else "",
         session=exchange.session,
         headers=_headers(exchange),
         overrides=_overrides(exchange),
