@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,33 +12,13 @@ from agents.model_client import ModelClient
 from agents.spans import Spans, SpanSink
 from agents.steps.work import Work
 from agents.tools.toolbox import SecretsOf, ToolBox
-from airi.config.document import ConfigDocument
 from airi.config.kinds import HttpTool
 from airi.config.secrets import SecretResolver
 from airi.keyring import KeyRing
 from airi.secrets import Secret
 from airi.settings import Settings
 
-_FRESH_S = 1.0
 _SECRETS_FRESH_S = 30.0
-
-
-class FreshDocument:
-    """The newest configuration, looked up at most once a second; the last known one while the store is away."""
-
-    def __init__(self, current: Callable[[], ConfigDocument]) -> None:
-        self._current = current
-        self._lock = threading.Lock()
-        self._document: ConfigDocument | None = None
-        self._until = 0.0
-
-    def __call__(self) -> ConfigDocument:
-        """The document."""
-        with self._lock:
-            if self._document is None or time.monotonic() > self._until:
-                self._document = self._current()
-                self._until = time.monotonic() + _FRESH_S
-            return self._document
 
 
 def secrets_of(resolver: SecretResolver) -> SecretsOf:

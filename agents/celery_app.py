@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from celery import Celery
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from agents.caretaker import Hint
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 QUEUE = "airi"
 EXECUTE = "airi.execute"
@@ -15,6 +18,8 @@ ADVANCE = "airi.advance"
 
 def make_app(broker_url: str) -> Celery:
     """An application on ``broker_url``. Tasks are registered by the worker; senders need only their names."""
+    from celery import Celery  # the control plane's start does not wait for it: it sends nothing yet
+
     app = Celery("airi", broker=broker_url, set_as_current=False)
     redis = broker_url.startswith(("redis", "unix", "sentinel", "valkey"))
     app.conf.update(
@@ -66,10 +71,14 @@ def ping(broker_url: str, timeout_s: float = 3.0) -> list[str]:
 
 
 class Sender:
-    """Hands hints to the broker on one connection that is kept."""
+    """Hands hints to the broker on one connection that is kept; ``make`` gives the application once there is a hint."""
 
-    def __init__(self, app: Celery) -> None:
-        self._app = app
+    def __init__(self, make: Callable[[], Celery]) -> None:
+        self._make = make
+
+    @cached_property
+    def _app(self) -> Celery:
+        return self._make()
 
     def __call__(self, hints: list[Hint]) -> None:
         """Send; raises whatever the broker's client raises."""

@@ -14,7 +14,6 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    text,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -123,12 +122,7 @@ steps = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger),
     Column("finished_at", BigInteger),
-    Index(
-        "steps_by_lease",
-        "lease_until",
-        sqlite_where=text("lease_until IS NOT NULL"),
-        postgresql_where=text("lease_until IS NOT NULL"),
-    ),
+    Index("steps_by_lease", "lease_until"),  # in the migration: only where it is not null
     Index("steps_by_parent", "run_id", "parent", "position"),
 )
 """``attempt`` counts claims, ``failures`` attempts that ended in an error, ``crashes`` leases that ran out."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import jsonschema
@@ -15,12 +16,12 @@ from sqlalchemy import Engine as Database
 from sqlalchemy import Row, select
 
 from agents import checking, views
-from agents.assembly import FreshDocument
 from agents.caretaker import Caretaker
 from agents.celery_app import Sender, make_app
 from agents.checking import Catalogue
 from agents.commands import Starter
 from agents.definition import Definition
+from agents.documents import FreshDocument
 from agents.engine import Engine
 from agents.errors import InputError, RunsBusyError, TooDeepError, UnknownRunError, UnknownWorkflowError
 from agents.schema import events, runs
@@ -294,7 +295,7 @@ def build(
         engine.store,
         engine.commands,
         engine.leases,
-        Sender(make_app(settings.effective_broker_url)),
+        Sender(partial(make_app, settings.effective_broker_url)),
         engine.tuning,
     )
     return RunService(engine, document, ToolBox(document), caretaker)

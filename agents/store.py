@@ -13,13 +13,12 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Engine, Row, Update, bindparam, delete, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from agents.errors import Fenced, UnknownRunError
 from agents.schema import definitions, effects, events, now_ms, outbox, runs, steps, timers
 from agents.states import RUN_ENDED
 from agents.values import Values
-from airi.database import write
+from airi.database import insert_for, write
 
 _LOCK_RUN = select(runs, now_ms().label("now")).where(runs.c.id == bindparam("run")).with_for_update()
 _TOP_STEPS = select(steps).where(steps.c.run_id == bindparam("run"), steps.c.parent.is_(None))
@@ -72,7 +71,7 @@ def _change_run(columns: tuple[str, ...]) -> Update:
 
 
 def _upsert(engine_name: str, table: Any, keys: Sequence[str], changed: Sequence[str]) -> Any:
-    statement = (postgresql if engine_name == "postgresql" else sqlite).insert(table)
+    statement = insert_for(engine_name, table)
     return statement.on_conflict_do_update(
         index_elements=list(keys), set_={name: statement.excluded[name] for name in changed}
     )
@@ -282,8 +281,7 @@ class Store:
             ("run_id", "path"),
             ("fence", "traceparent", "publishes", "publish_after"),
         )
-        dialect = postgresql if engine.dialect.name == "postgresql" else sqlite
-        self.put_definition = dialect.insert(definitions).on_conflict_do_nothing()
+        self.put_definition = insert_for(engine.dialect.name, definitions).on_conflict_do_nothing()
         self.put_timers = _upsert(engine.dialect.name, timers, ("run_id", "path", "kind"), ("due_at",))
 
     @contextmanager

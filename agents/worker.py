@@ -19,9 +19,10 @@ from celery import Celery
 from celery.worker import WorkController, state
 
 from agents import faults
-from agents.assembly import FreshDocument, secrets_of, work_maker
+from agents.assembly import secrets_of, work_maker
 from agents.caretaker import Caretaker
 from agents.celery_app import ADVANCE, EXECUTE, QUEUE, Sender, make_app
+from agents.documents import FreshDocument
 from agents.engine import Engine, open_runs
 from agents.runtime import Runtime
 from agents.tools.functions import load_tools
@@ -60,7 +61,7 @@ class Worker:
         self.app: Celery = make_app(settings.effective_broker_url)
         self._register_tasks()
         self.caretaker = Caretaker(
-            self.engine.store, self.engine.commands, self.engine.leases, Sender(self.app), tuning
+            self.engine.store, self.engine.commands, self.engine.leases, Sender(lambda: self.app), tuning
         )
         self._controller: WorkController | None = None
         self._pulse = threading.Event()

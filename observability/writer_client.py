@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-import httpx
+from typing import TYPE_CHECKING, Any, Self
 
 from observability.errors import WriterUnavailableError
 from observability.query import TenantScope
+
+if TYPE_CHECKING:
+    import httpx
 
 _PATIENCE_S = 2.0
 
@@ -18,8 +20,14 @@ class WriterClient:
     """The writer's HTTP socket. Every question ends within two seconds."""
 
     def __init__(self, socket: Path) -> None:
-        transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=httpx.Limits(max_connections=16))
-        self._http = httpx.AsyncClient(transport=transport, base_url="http://writer", timeout=_PATIENCE_S)
+        self._socket = socket
+
+    @cached_property
+    def _http(self) -> httpx.AsyncClient:
+        import httpx  # the control plane's start does not wait for it
+
+        transport = httpx.AsyncHTTPTransport(uds=str(self._socket), limits=httpx.Limits(max_connections=16))
+        return httpx.AsyncClient(transport=transport, base_url="http://writer", timeout=_PATIENCE_S)
 
     async def __aenter__(self) -> Self:
         return self
@@ -30,8 +38,9 @@ class WriterClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
+        """Close the connections, if there are any."""
+        if "_http" in self.__dict__:
+            await self._http.aclose()
 
     async def live(self, tenant: TenantScope) -> list[dict[str, Any]]:
         """Return the calls in flight, newest first; raise :class:`WriterUnavailableError` without a writer."""
@@ -53,6 +62,8 @@ class WriterClient:
     async def _get(
         self, path: str, params: dict[str, str], headers: dict[str, str] | None = None
     ) -> httpx.Response:
+        import httpx
+
         try:
             answer = await self._http.get(path, params=params, headers=headers)
         except httpx.HTTPError as error:

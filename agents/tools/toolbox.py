@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import lru_cache
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import msgspec
@@ -17,11 +17,13 @@ from agents.checking import rule_of
 from agents.definition import EffectClass
 from agents.errors import AmbiguousEffect, StepFailed, ToolError, ToolRefusedError
 from agents.tools.functions import FUNCTIONS, FunctionTool, Registry, ToolContext
-from agents.tools.http import HttpTools
 from airi.config.document import ConfigDocument
 from airi.config.kinds import HttpTool
 from airi.config.kinds import Tool as ToolResource
 from airi.secrets import Secret
+
+if TYPE_CHECKING:
+    from agents.tools.http import HttpTools
 
 SecretsOf = Callable[[str, HttpTool], Mapping[str, Secret]]
 """Reveals the secret headers of the HTTP tool of a name (blocking)."""
@@ -57,7 +59,13 @@ class ToolBox:
         self._document = document
         self._secrets_of = secrets_of
         self._registry = registry
-        self.http = HttpTools()
+
+    @cached_property
+    def http(self) -> HttpTools:
+        """The connections to HTTP tools; a process that calls none does without the client."""
+        from agents.tools.http import HttpTools
+
+        return HttpTools()
 
     def names(self) -> frozenset[str]:
         """All tools that a workflow may name."""

@@ -41,7 +41,7 @@ async def _serve(settings: Settings) -> None:
     settings.control_socket.unlink(missing_ok=True)
     config = uvicorn.Config(
         app, uds=str(settings.control_socket), log_config=None, access_log=False, lifespan="on",
-        timeout_graceful_shutdown=10, server_header=False, loop="asyncio",
+        timeout_graceful_shutdown=10, server_header=False, loop="asyncio", http="httptools", ws="none",
     )  # fmt: skip
     async with _admin_listener(settings, app):
         await _Server(config).serve()
@@ -55,7 +55,7 @@ async def _admin_listener(settings: Settings, app: FastAPI) -> AsyncIterator[Non
         return
     config = uvicorn.Config(
         app, host=settings.host, port=settings.admin_port, log_config=None, access_log=False, lifespan="off",
-        server_header=False,
+        server_header=False, http="httptools", ws="none",
     )  # fmt: skip
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # the other listens

@@ -32,6 +32,7 @@ from gateway.control import (
 )
 from gateway.control.background import Background, Chore, chores
 from gateway.control.files import ConfigFiles
+from gateway.control.routing import add
 from gateway.control.services import Services, build
 from gateway.control.ui import routes as ui
 from observability.emitter import Emitter
@@ -87,8 +88,8 @@ def create(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="AIRI", version=VERSION, lifespan=lifespan, docs_url="/docs", redoc_url=None)
     http_errors.install(app)
-    for part in (admin, traces, policy, runs, workflow_model, model_routes, detectors, ui):
-        app.include_router(part.router(services))
+    parts = (admin, traces, policy, runs, workflow_model, model_routes, detectors, ui)
+    add(app, *(part.router(services) for part in parts))
     openapi.describe(app)
 
     @app.get("/healthz", include_in_schema=False)

@@ -18,6 +18,7 @@ from airi.keys.record import KeyRecord
 from airi.patterns import allowed
 from airi.stored_responses import Reader, ResponseStore
 from gateway.control.auth import authenticate
+from gateway.control.routing import add
 from gateway.control.services import Services
 from gateway.dialects.anthropic.answer import error_body
 from gateway.dialects.anthropic.request import to_chat as messages_to_chat
@@ -79,7 +80,7 @@ def router(services: Services) -> APIRouter:
     _add_responses(routes, services, ResponseStore(services.engine, services.content))
     counting = APIRouter(route_class=AnthropicRoute, tags=["models"])
     _add_counting(counting, services)
-    routes.include_router(counting)
+    add(routes, counting)
     return routes
 
 

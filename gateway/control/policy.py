@@ -12,6 +12,7 @@ from airi.config.document import ConfigDocument
 from airi.config.kinds import Model, Pool, Provider
 from airi.errors import InvalidRequestError
 from gateway.control.auth import Principal, require
+from gateway.control.routing import ADMIN
 from gateway.control.services import Services
 from policies.engine import PolicyEngine
 from policies.explain import explain
@@ -53,7 +54,7 @@ def _where_served(document: ConfigDocument, alias: str) -> dict[str, Any]:
 
 def router(services: Services) -> APIRouter:
     """Return the route. Nothing is called, stored or counted by it."""
-    routes = APIRouter(prefix="/admin/v1", tags=["policies"])
+    routes = APIRouter(prefix=ADMIN, tags=["policies"])
     engines: dict[str, PolicyEngine] = {}
     reader = Depends(require(services, "config.read"))
 

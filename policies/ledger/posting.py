@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, String, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from airi.clock import unix_ms
+from airi.database import insert_for
 from policies.admission.wire import Entry, SettlementWire
 from policies.schema import COUNTERS, LEDGER
 
@@ -68,8 +68,7 @@ def _reaped(late: Entry) -> Entry:
 
 
 def _add(connection: Connection, sums: dict[tuple[str, str], int]) -> None:
-    module = postgresql if connection.dialect.name == "postgresql" else sqlite
-    statement: Any = module.insert(COUNTERS)
+    statement = insert_for(connection.dialect.name, COUNTERS)
     statement = statement.on_conflict_do_update(
         index_elements=["tenant", "counter"],
         set_={

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Workers:
         self.control = Rig(database, work=False)
         self.caretaker = Caretaker(
             self.control.engine.store, self.control.engine.commands, self.control.engine.leases,
-            Sender(make_app(self.broker_url)), FAST,
+            Sender(partial(make_app, self.broker_url)), FAST,
         )  # fmt: skip
         self.caretaker.start()
         self.log = (home / "workers.log").open("ab")

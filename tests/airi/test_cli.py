@@ -102,6 +102,23 @@ def test_the_supervisor_imports_no_library() -> None:
     assert not heavy & set(done.stdout.split())
 
 
+def test_the_control_plane_starts_without_what_it_does_not_need_yet() -> None:
+    """Of a second start's 3 s the control plane's imports are the longest part: these come with their first use."""
+    code = "import sys, gateway.control.__main__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    later = {
+        "celery",
+        "kombu",
+        "aiohttp",
+        "httpx",
+        "litellm",
+        "wsproto",
+        "h11",
+        "sqlalchemy.dialects.postgresql",
+    }
+    assert not later & set(done.stdout.split())
+
+
 def test_doctor_examines_a_home(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

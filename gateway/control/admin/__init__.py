@@ -8,14 +8,12 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from gateway.control.admin import apply, audit, keys, limits, resources, snapshots
+from gateway.control.routing import add
 from gateway.control.services import Services
-
-PREFIX = "/admin/v1"
 
 
 def router(services: Services) -> APIRouter:
     """Return all routes of this package."""
-    routes = APIRouter(prefix=PREFIX)
-    for part in (apply, audit, keys, limits, resources, snapshots):
-        routes.include_router(part.router(services))
+    routes = APIRouter()
+    add(routes, *(part.router(services) for part in (apply, audit, keys, limits, resources, snapshots)))
     return routes

@@ -16,6 +16,7 @@ from airi.config.secrets import seal_values
 from airi.errors import AiriError, InvalidRequestError
 from gateway.control.admin.views import result_view
 from gateway.control.auth import Principal, require
+from gateway.control.routing import ADMIN
 from gateway.control.services import Services
 
 _YAML = ("application/yaml", "application/x-yaml", "text/yaml")
@@ -49,7 +50,7 @@ class BundleTooLargeError(AiriError):
 
 def router(services: Services) -> APIRouter:
     """Return the route."""
-    routes = APIRouter(tags=["configuration"])
+    routes = APIRouter(prefix=ADMIN, tags=["configuration"])
     writer = Depends(require(services, "platform.write"))
 
     @routes.post("/apply", summary='Apply a bundle: JSON {"resources": […]}, or YAML documents')

@@ -11,12 +11,13 @@ from fastapi import APIRouter, Depends, Query
 from airi import audit
 from gateway.control.admin.views import listing
 from gateway.control.auth import Principal, require
+from gateway.control.routing import ADMIN
 from gateway.control.services import Services
 
 
 def router(services: Services) -> APIRouter:
     """Return the routes; a tenant's auditor sees what concerns the tenant."""
-    routes = APIRouter(tags=["audit"])
+    routes = APIRouter(prefix=ADMIN, tags=["audit"])
     reader = Depends(require(services, "audit.read"))
     platform = Depends(require(services, "platform.write"))
 

@@ -20,6 +20,7 @@ from airi.keys.roles import Grant, check_grant
 from airi.secrets import Secret
 from gateway.control.admin.views import listing
 from gateway.control.auth import Principal, require
+from gateway.control.routing import ADMIN
 from gateway.control.services import Services
 
 _HIDDEN = ("digest", "retiring")
@@ -51,7 +52,7 @@ class KeyChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 def router(services: Services) -> APIRouter:
     """Return the routes. A key's token is in the answer that made it, and nowhere else."""
-    routes = APIRouter(tags=["keys"])
+    routes = APIRouter(prefix=ADMIN, tags=["keys"])
     log = services.key_log
     reader = Depends(require(services, "keys.read"))
     writer = Depends(require(services, "keys.write"))

@@ -21,6 +21,7 @@ from airi.keys.record import KeyLimits, KeyRecord
 from gateway.control.admin.keys import budget_views, key_budgets
 from gateway.control.admin.views import listing, resource_view
 from gateway.control.auth import Principal, require
+from gateway.control.routing import ADMIN
 from gateway.control.services import Services
 
 What = Literal["limits", "budgets"]
@@ -45,7 +46,7 @@ class BudgetsBody(BaseModel):
 
 def router(services: Services) -> APIRouter:
     """Return the routes of limits and of budgets."""
-    routes = APIRouter()
+    routes = APIRouter(prefix=ADMIN)
     for what in ("limits", "budgets"):
         _add_reading(routes, services, what)
     _add_writing(routes, services)

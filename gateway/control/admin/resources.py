@@ -16,6 +16,7 @@ from airi.errors import InvalidRequestError
 from gateway.control.admin.access import check_delete, check_write, visible
 from gateway.control.admin.views import listing, resource_view, result_view
 from gateway.control.auth import Principal, require
+from gateway.control.routing import ADMIN
 from gateway.control.services import Services
 
 PLURALS = {
@@ -33,7 +34,7 @@ IfNoneMatch = Annotated[str | None, Header(description="`*`: the resource must n
 
 def router(services: Services) -> APIRouter:
     """Return the routes of all kinds."""
-    routes = APIRouter(tags=["configuration"])
+    routes = APIRouter(prefix=ADMIN, tags=["configuration"])
     for plural, kind in PLURALS.items():
         _add_reading(routes, services, plural, kind)
         _add_writing(routes, services, plural, kind)

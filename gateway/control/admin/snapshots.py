@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from airi.config.state import body_of
 from gateway.control.admin.views import diff_view, listing, result_view, version_view
 from gateway.control.auth import Principal, require
+from gateway.control.routing import ADMIN
 from gateway.control.services import Services
 
 
@@ -23,7 +24,7 @@ class RollbackBody(BaseModel):
 
 def router(services: Services) -> APIRouter:
     """Return the routes; the history holds every tenant's resources, so it is the platform's alone."""
-    routes = APIRouter(tags=["snapshots"])
+    routes = APIRouter(prefix=ADMIN, tags=["snapshots"])
     store = services.config_store
     reader = Depends(require(services, "platform.write"))
     writer = Depends(require(services, "config.rollback"))

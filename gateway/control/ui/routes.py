@@ -9,6 +9,7 @@ from fastapi.responses import FileResponse, RedirectResponse
 
 from airi.errors import AuthenticationError, NotFoundError, PermissionDeniedError
 from gateway.control.auth import Principal, clear_session, require, set_session, sign_in
+from gateway.control.routing import add
 from gateway.control.services import Services
 from gateway.control.traces import records_of
 from gateway.control.ui import calls, runs
@@ -38,8 +39,7 @@ def router(services: Services) -> APIRouter:
             raise NotFoundError("There is no such file.")
         return FileResponse(path, media_type=_KINDS[path.suffix], headers={"cache-control": _A_YEAR})
 
-    routes.include_router(calls.router(services, records, frame))
-    routes.include_router(runs.router(services, records, frame))
+    add(routes, calls.router(services, records, frame), runs.router(services, records, frame))
     return routes
 
 
