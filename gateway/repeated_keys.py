@@ -40,7 +40,7 @@ def check_keys(raw: bytes, body: dict[str, Any]) -> None:
 
 
 def _escaped_colons(raw: bytes) -> int:
-    if b"\\u003" not in raw:
+    if b"\\" not in raw or b"\\u003" not in raw:  # a single byte is found much faster
         return 0
     # An escaped backslash may stand before "u003a": only what is left without those is an escaped colon.
     rest = raw.replace(b"\\\\", b"__")
