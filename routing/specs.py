@@ -44,6 +44,16 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class AwsKeys:
+    """What requests to Bedrock are signed with."""
+
+    region: str
+    access_key_id: Secret
+    secret_access_key: Secret
+    session_token: Secret | None
+
+
+@dataclass(frozen=True, slots=True)
 class PlaceSpec:
     """A pool or a provider. A provider is a place with one endpoint, no health checks and no token capacity."""
 
@@ -65,6 +75,9 @@ class PlaceSpec:
     scrape_ms: int
     region: str
     simulated: bool
+    responses: bool = False
+    """Whether it speaks the Responses API beside chat completions."""
+    aws: AwsKeys | None = field(default=None, repr=False)
 
 
 def resolve_plain_reference(reference: str, where: str = "") -> Secret:
@@ -156,6 +169,7 @@ def pool_spec(pool: Pool, resolve: SecretResolver) -> PlaceSpec:
         scrape_ms=pool.scrape_interval,
         region=pool.region,
         simulated=pool.simulated or pool.engine == "sim",
+        responses=pool.responses,
     )
 
 
@@ -191,6 +205,22 @@ def provider_spec(provider: Provider, resolve: SecretResolver) -> PlaceSpec:
         scrape_ms=0,
         region=provider.region,
         simulated=provider.simulated,
+        responses=provider.responses,
+        aws=_aws_keys(provider, resolve),
+    )
+
+
+def _aws_keys(provider: Provider, resolve: SecretResolver) -> AwsKeys | None:
+    access = provider.aws
+    if access is None:
+        return None
+    where = f"Provider|{provider.metadata.name}|aws."
+    token = access.session_token
+    return AwsKeys(
+        region=access.region,
+        access_key_id=resolve(access.access_key_id, where + "access_key_id"),
+        secret_access_key=resolve(access.secret_access_key, where + "secret_access_key"),
+        session_token=resolve(token, where + "session_token") if token else None,
     )
 
 

@@ -24,7 +24,6 @@ from airi.settings import Settings
 _OLDEST_PYTHON = (3, 11)
 _OLDEST_SQLITE = (3, 35, 0)  # RETURNING, DROP COLUMN
 _FEW_FILES = 4_096
-_STOLEN = {"1.82.7", "1.82.8"}  # litellm releases that carried a credential stealer (March 2026)
 _ROOMS = ("agents", "gateway", "policies", "routing", "observability")
 
 
@@ -74,12 +73,13 @@ def _packages(_settings: Settings) -> Iterator[Finding]:
     except metadata.PackageNotFoundError:
         yield Finding("litellm", "odd", "not installed: prices and translated providers are missing")
     else:
-        state: Literal["good", "bad"] = "bad" if litellm in _STOLEN else "good"
-        yield Finding(
-            "litellm",
-            state,
-            litellm + (" carries a credential stealer: remove it NOW" if state == "bad" else ""),
-        )
+        from routing.adapters.litellm_sdk import KNOWN_BAD_VERSIONS
+
+        reason = KNOWN_BAD_VERSIONS.get(litellm)
+        if reason is None:
+            yield Finding("litellm", "good", litellm)
+        else:
+            yield Finding("litellm", "bad", f"{litellm} {reason}: remove it NOW")
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:

@@ -25,6 +25,7 @@ _MAX_FILE_BYTES = 64 * 1024
 # AIRI's own secrets must not be sent to an upstream by naming them in a resource.
 _OWN_VARIABLES = "AIRI_"
 _OWN_FILES = {"secret.key", "admin.key", "dev.key"}
+_AWS_FIELDS = ("access_key_id", "secret_access_key", "session_token")
 _PREFIXES = ("${env:", "${file:", "${sealed:")
 
 
@@ -85,6 +86,10 @@ def references(resource: AnyResource) -> Iterator[tuple[str, str]]:
     if isinstance(resource, Provider | Pool) and resource.api_key is not None:
         yield "api_key", resource.api_key
     if isinstance(resource, Provider):
+        for field in _AWS_FIELDS if resource.aws is not None else ():
+            held = getattr(resource.aws, field)
+            if held is not None:
+                yield f"aws.{field}", held
         for header, reference in resource.secret_headers.items():
             yield f"secret_headers.{header}", reference
     if isinstance(resource, Tool) and resource.http is not None:
@@ -125,6 +130,11 @@ def seal_values(data: dict[str, Any], store: Callable[[str, bytes], None]) -> di
     if kind == "Tool":
         http = data.get("http")
         return {**data, "http": seal_headers(http, "http.")} if isinstance(http, dict) else data
+    if isinstance(data.get("aws"), dict):
+        keys = {
+            field: seal(data["aws"][field], f"aws.{field}") for field in _AWS_FIELDS if field in data["aws"]
+        }
+        data = {**data, "aws": {**data["aws"], **keys}}
     if "api_key" in data:
         data = {**data, "api_key": seal(data["api_key"], "api_key")}
     return seal_headers(data, "") if kind == "Provider" else data

@@ -1,77 +1,31 @@
 """Upstreams that do not speak OpenAI's dialect, translated by the litellm SDK.
 
 litellm is imported in a thread when the first such upstream is configured: it costs seconds and 190 MB. Only allow-listed
-parameters reach it; retries, time-outs, connections and errors stay ours.
+parameters reach it, and no credential; retries, time-outs, connections and errors stay ours.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import importlib
-import importlib.metadata
-import logging
-import os
-import sys
-import warnings
 from typing import Any
 
-import msgspec
-
 from airi.http.client import HttpPool
-from airi.http.errors import HttpClientError, ResponseTooLarge, Truncated
+from airi.http.errors import ResponseTooLarge, Truncated
+from routing.adapters.litellm_sdk import load
 from routing.adapters.openai import FORWARDED, client_options
+from routing.adapters.refusals import judge
 from routing.adapters.translation import chunk_events, parameters, whole_body
-from routing.adapters.transport import Exchange, PooledTransport, current
+from routing.adapters.transport import STAND_IN, Exchange, PooledTransport, current
 from routing.call import Call, Header
-from routing.errors import ContractError, KnownBadVersionError
+from routing.errors import ContractError
 from routing.specs import Endpoint, PlaceSpec
 
-KNOWN_BAD_VERSIONS = frozenset({"1.82.7", "1.82.8"})
-"""Releases that must never be imported: both carried a credential stealer (24 March 2026)."""
-_ENVIRONMENT = {
-    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-    "LITELLM_LOCAL_BLOG_POSTS": "True",
-    "LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS": "True",
-    "LITELLM_MODE": "PRODUCTION",
-    "DISABLE_AIOHTTP_TRANSPORT": "True",
-}
-"""No network and no ``.env`` file at import."""
-_REFUSAL_LIMIT = 500
 _JSON = [(b"content-type", b"application/json")]
 _SSE = [(b"content-type", b"text/event-stream; charset=utf-8")]
-
-
-def check_version(version: str) -> None:
-    """Raise :class:`KnownBadVersionError` for a release that must not run."""
-    if version in KNOWN_BAD_VERSIONS:
-        raise KnownBadVersionError(
-            f"litellm {version} is a known bad release; install the pinned one.", status=503
-        )
-
-
-@functools.cache
-def load() -> Any:
-    """Import litellm, quiet and without network, and return it. Takes seconds: call it in a thread."""
-    check_version(importlib.metadata.version("litellm"))
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    # Its types make pydantic warn on standard error; nobody here can act on that.
-    warnings.filterwarnings("ignore", message=".*ReadOnly. qualifier")
-    litellm: Any = importlib.import_module("litellm")
-    litellm.suppress_debug_info = True
-    litellm.drop_params = False
-    litellm.modify_params = False
-    litellm.num_retries = 0
-    litellm.cache = None
-    for hooks in ("callbacks", "input_callback", "success_callback", "failure_callback", "service_callback"):
-        setattr(litellm, hooks, [])
-    # Equal chunks in a row are ordinary text here, not a fault that ends a stream.
-    litellm.REPEATED_STREAMING_CHUNK_LIMIT = sys.maxsize
-    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
-        # Its logs may hold prompts; what went wrong reaches our record through the attempt.
-        logging.getLogger(name).disabled = True
-    return litellm
+_END_MARKS = {"gemini": (b'"finishReason"', b'"blockReason"')}
+"""What stands in a stream that really ended, where litellm invents the end of one that did not. Never in a text: quotes in
+texts are escaped."""
 
 
 class LitellmUpstream:
@@ -86,6 +40,7 @@ class LitellmUpstream:
         self._pool = HttpPool(endpoint.origin, options=client_options(spec))
         self._loading = asyncio.ensure_future(asyncio.to_thread(load))
         self._loading.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+        self._transport = PooledTransport(self._pool, spec.api_key, spec.aws)
         self._client: Any = None
 
     async def send(
@@ -96,7 +51,7 @@ class LitellmUpstream:
             raise ContractError(f"The model '{call.route.alias}' does not serve {call.path}.", param="model")
         litellm = await asyncio.shield(self._loading)
         arguments = parameters(call, model, drop)
-        arguments.update(self._access(model), drop_params=call.route.drop_params)
+        arguments.update(self._access(call.path, model), drop_params=call.route.drop_params)
         exchange = self._exchange(call, total_ms)
         token = current.set(exchange)
         try:
@@ -117,7 +72,8 @@ class LitellmUpstream:
             raise
         except Exception as error:  # noqa: BLE001  # litellm raises a hundred kinds; each becomes one of ours
             exchange.close()
-            return _judge(error, exchange)
+            refused = judge(error, exchange, call.route.alias)
+            return TranslatedWhole(refused.status, _JSON + refused.headers, refused.body)
         finally:
             current.reset(token)
 
@@ -125,35 +81,43 @@ class LitellmUpstream:
         """Close idle connections now and the others when their exchange is over."""
         self._pool.close()
 
-    def _access(self, model: str) -> dict[str, Any]:
+    def _access(self, path: str, model: str) -> dict[str, Any]:
         """Return where and as whom to call: from the configuration, never from the request."""
         if self._client is None:
             handler = importlib.import_module("litellm.llms.custom_httpx.http_handler")
-            transport = PooledTransport(self._pool)
-            self._client = handler.AsyncHTTPHandler(transport=transport, follow_redirects=False)
+            self._client = handler.AsyncHTTPHandler(transport=self._transport, follow_redirects=False)
         access: dict[str, Any] = {
             "model": f"{self._provider}/{model}",
             "api_base": self._base,
+            "api_key": STAND_IN,
             "client": self._client,
-            # Tools would otherwise pull in litellm's proxy (its MCP gateway), which must never be imported.
-            "_skip_mcp_handler": True,
-            "_skip_responses_api_bridge": True,
             "num_retries": 0,
             "max_retries": 0,
             # Ours run below, in the transport; litellm's must never be first.
             "timeout": self._spec.timeouts.total / 1_000 + 60,
         }
-        if self._spec.api_key is not None:
-            access["api_key"] = self._spec.api_key.reveal()
+        if path == "/chat/completions":
+            # Tools would otherwise pull in litellm's proxy (its MCP gateway), which must never be imported.
+            access.update(_skip_mcp_handler=True, _skip_responses_api_bridge=True)
         if self._provider == "bedrock":
             access["aws_bedrock_runtime_endpoint"] = access.pop("api_base")
-            access["aws_region_name"] = self._spec.region or "us-east-1"
+            access["aws_region_name"] = self._spec.aws.region if self._spec.aws else "us-east-1"
+            if path == "/chat/completions" and "/" not in model:
+                # One form for all models; litellm knows only some of them to have it.
+                access["model"] = f"bedrock/converse/{model}"
         return access
 
     def _exchange(self, call: Call, total_ms: int) -> Exchange:
         trace = tuple((name, value) for name, value in call.headers if name in FORWARDED)
         timeouts = self._spec.timeouts
-        return Exchange((*self._spec.headers, *trace), timeouts.first_byte, timeouts.idle, total_ms)
+        return Exchange(
+            self._transport,
+            (*self._spec.headers, *trace),
+            timeouts.first_byte,
+            timeouts.idle,
+            total_ms,
+            end_marks=_END_MARKS.get(self._provider, ()),
+        )
 
 
 class TranslatedWhole:
@@ -193,6 +157,7 @@ class TranslatedStream:
         self._exchange = exchange
         self._with_usage = with_usage
         self._done = False
+        self._called = False
         self._first: dict[str, Any] | None = None
 
     def header(self, name: bytes) -> bytes | None:
@@ -256,6 +221,11 @@ class TranslatedStream:
             chunk: dict[str, Any] = (await anext(self._stream)).model_dump(exclude_none=True)
         finally:
             current.reset(token)
+        for choice in chunk.get("choices") or ():
+            self._called = self._called or bool((choice.get("delta") or {}).get("tool_calls"))
+            if choice.get("finish_reason") == "tool_calls" and not self._called:
+                # A schema that litellm made a tool of: the caller has none to call.
+                choice["finish_reason"] = "stop"
         return chunk
 
     def _check_ended(self) -> None:
@@ -264,7 +234,7 @@ class TranslatedStream:
         reason = getattr(stream, "received_finish_reason", None) or getattr(
             stream, "intermittent_finish_reason", None
         )
-        if self._exchange.error is not None or reason is None:
+        if self._exchange.error is not None or reason is None or not self._exchange.end_seen:
             self.close()
             raise self._exchange.error or Truncated("The upstream's stream ended before its end.")
 
@@ -272,45 +242,3 @@ class TranslatedStream:
 def _wants_usage(call: Call) -> bool:
     options = (call.overrides or {}).get("stream_options", call.payload.body.get("stream_options"))
     return isinstance(options, dict) and options.get("include_usage") is True
-
-
-def _judge(error: Exception, exchange: Exchange) -> TranslatedWhole:
-    """Turn what litellm raised into the upstream's own answer, or raise what happened below it or before it."""
-    if exchange.error is not None:
-        raise exchange.error from error
-    if isinstance(error, ContractError | HttpClientError):
-        raise error
-    response = exchange.response
-    if response is None:
-        # Nothing was sent: the request itself cannot be put into the target's dialect.
-        raise _refused(error) from None
-    if response.status < 400:
-        raise Truncated(f"The answer could not be translated: {type(error).__name__}.") from error
-    headers = _JSON + [
-        header for header in response.headers if header[0] in (b"retry-after", b"retry-after-ms")
-    ]
-    return TranslatedWhole(
-        response.status, headers, msgspec.json.encode({"error": {"message": _message(error)}})
-    )
-
-
-def _refused(error: Exception) -> ContractError:
-    """Return the 400 for a request that litellm would not translate. Only its own validation speaks for itself."""
-    if type(error).__name__ in ("UnsupportedParamsError", "BadRequestError"):
-        return ContractError(_message(error)[:_REFUSAL_LIMIT])
-    return ContractError("The request cannot be translated into the dialect of this model's provider.")
-
-
-def _message(error: Exception) -> str:
-    """Return the upstream's own words out of litellm's wrapping; nothing when they cannot be found."""
-    text = str(getattr(error, "message", error))
-    start = text.find("{")
-    if start < 0:
-        return text.split(": ", 1)[-1].split("\n", 1)[0] if text.startswith("litellm.") else ""
-    try:
-        data = msgspec.json.decode(text[start : text.rfind("}") + 1])
-    except msgspec.DecodeError:
-        return ""
-    inner = data.get("error") if isinstance(data, dict) else None
-    words = inner.get("message") if isinstance(inner, dict) else None
-    return words if isinstance(words, str) else ""

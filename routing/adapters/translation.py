@@ -39,6 +39,10 @@ _IGNORED = frozenset(
 )
 """Fields that a target without them serves all the same; ``stream_options`` is ours to honour."""
 _EMBEDDING_PARAMETERS = frozenset({"input", "dimensions", "encoding_format", "user"})
+_ANSWER_FIELDS = frozenset(
+    {"id", "object", "created", "model", "choices", "usage", "service_tier", "system_fingerprint", "data"}
+)
+_EXTRA = "provider_specific_fields"
 _DELTA_FIELDS = ("role", "content", "tool_calls", "reasoning_content", "refusal")
 _encode = msgspec.json.Encoder().encode
 
@@ -82,13 +86,21 @@ def _refuse_fetching(message: Any, *, https: bool) -> None:
 def whole_body(answer: dict[str, Any]) -> bytes:
     """Return an unstreamed answer as OpenAI's JSON, without what litellm adds for itself."""
     for choice in answer.get("choices") or ():
+        choice.pop("provider_specific_fields", None)
         message = choice.get("message")
         if isinstance(message, dict):
-            message.pop("provider_specific_fields", None)
-            message.setdefault("content", None)
+            kept = {name: value for name, value in message.items() if value != [] and name != _EXTRA}
+            if "tool_calls" in kept:
+                kept["tool_calls"] = [_tool_call(call, indexed=False) for call in kept["tool_calls"]]
+            choice["message"] = {"content": None, **kept}
     if isinstance(answer.get("usage"), dict):
         answer["usage"] = usage(answer["usage"])
-    return _encode({name: value for name, value in answer.items() if name != "provider_specific_fields"})
+    return _encode({name: value for name, value in answer.items() if name in _ANSWER_FIELDS})
+
+
+def _tool_call(call: dict[str, Any], *, indexed: bool) -> dict[str, Any]:
+    """Return a tool call as OpenAI has it. What a provider must get back with it (Gemini's signatures) is in its id."""
+    return {name: value for name, value in call.items() if name != _EXTRA and (indexed or name != "index")}
 
 
 def usage(found: dict[str, Any]) -> dict[str, Any]:
@@ -132,4 +144,6 @@ def chunk_events(chunk: dict[str, Any], *, with_usage: bool) -> bytes:
 def _choice(choice: dict[str, Any]) -> dict[str, Any]:
     delta = choice.get("delta") or {}
     kept = {name: delta[name] for name in _DELTA_FIELDS if delta.get(name) is not None}
+    if "tool_calls" in kept:
+        kept["tool_calls"] = [_tool_call(call, indexed=True) for call in kept["tool_calls"]]
     return {"index": choice.get("index") or 0, "delta": kept, "finish_reason": choice.get("finish_reason")}

@@ -108,6 +108,37 @@ def test_values_are_sealed_and_only_their_place_opens_them(
             assert "secret-org" not in rows
 
 
+def test_keys_of_aws_are_secrets(resolver: SecretResolver, any_engine: Engine) -> None:
+    store = ConfigStore(any_engine, sealing=Vault(any_engine, RING))
+    keys = {"access_key_id": "AKIDCANARY", "secret_access_key": "secret-canary", "session_token": "${env:T}"}
+    data, values = sealed_provider(dialect="litellm:bedrock", aws={"region": "eu-west-1", **keys})
+    store.put(load_data([data])[0].resource, author="a", secrets=values)
+    found = dict(references(store.get("Provider", "openai").resource))
+    assert set(found) == {"aws.access_key_id", "aws.secret_access_key", "aws.session_token"}
+    assert found["aws.session_token"] == "${env:T}"
+    where = "Provider|openai|aws."
+    assert resolver.resolve(found["aws.access_key_id"], where + "access_key_id").reveal() == "AKIDCANARY"
+    assert resolver.resolve(found["aws.secret_access_key"], where + "secret_access_key").reveal() == (
+        "secret-canary"
+    )
+    with any_engine.connect() as connection:
+        for table in ("config_resources", "config_changes", "vault", "audit", "config_versions"):
+            assert "canary" not in repr(connection.execute(text(f"SELECT * FROM {table}")).all()).lower()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"dialect": "openai"}, "goes with dialect"),
+        ({"dialect": "litellm:bedrock", "api_key": "${env:K}"}, "one of 'api_key' and 'aws'"),
+    ],
+)
+def test_keys_of_aws_are_for_bedrock_alone(body: dict[str, Any], message: str) -> None:
+    aws = {"region": "us-east-1", "access_key_id": "${env:A}", "secret_access_key": "${env:S}"}
+    with pytest.raises(ConfigError, match=message):
+        load_data([{**PROVIDER, "aws": aws, **body}])
+
+
 def test_a_store_without_a_vault_takes_no_values(any_engine: Engine) -> None:
     prepare(any_engine)
     data, values = sealed_provider(api_key="sk-api")

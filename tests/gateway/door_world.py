@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
-from tests.gateway.upstreams import Recorder, anthropic_upstream
+from tests.gateway.upstreams import Recorder, serving
+from tests.routing import bedrock_server, gemini_server
 from tests.routing.anthropic_server import AnthropicServer
+from tests.routing.bedrock_server import BedrockServer
+from tests.routing.gemini_server import GeminiServer
 from tests.support.live import Live, wait_until
 
 _BUNDLE = """
@@ -73,6 +77,12 @@ _MODELS = "".join(
         ("claude/text", "claude", "claude-text", _VISION),
         ("claude/drop", "claude", "claude-text", "drop_params: true"),
         ("claude/429", "claude", "claude-429", "retries: {max_attempts: 1}"),
+        ("gemini/text", "gemini", "gemini-2.5-flash", _VISION),
+        ("gemini/401", "gemini", "gemini-401", ""),
+        ("gemini/cut", "gemini", "gemini-cut", ""),
+        ("bedrock/text", "bedrock", "amazon.nova-lite-v1:0", _VISION),
+        ("bedrock/401", "bedrock", "some.model-401", ""),
+        ("bedrock/cut", "bedrock", "some.model-cut", ""),
     )
 )
 
@@ -84,6 +94,8 @@ class Door:
     live: Live
     recorder: Recorder
     anthropic: AnthropicServer
+    gemini: GeminiServer
+    bedrock: BedrockServer
     guarded: str
     red: str
     blue: str
@@ -94,12 +106,41 @@ class Door:
             return client.post(path, json=body, headers=headers)
 
 
+def _with_keys(gemini: GeminiServer, bedrock: BedrockServer) -> list[dict[str, Any]]:
+    """Providers whose keys are given as values, as the dashboard does: the admin API seals them."""
+    keys = {
+        "region": "eu-west-1",
+        "access_key_id": bedrock_server.ACCESS_KEY,
+        "secret_access_key": bedrock_server.SECRET_KEY,
+        "session_token": bedrock_server.TOKEN,
+    }
+    return [
+        {
+            "metadata": {"name": "gemini"},
+            "dialect": "litellm:gemini",
+            "base_url": gemini.url + "/v1beta",
+            "api_key": gemini_server.KEY,
+        },
+        {
+            "metadata": {"name": "bedrock"},
+            "dialect": "litellm:bedrock",
+            "base_url": bedrock.url,
+            "aws": keys,
+        },
+    ]
+
+
 @contextmanager
 def door_on(live: Live) -> Iterator[Door]:
     """Put the resources into ``live`` and wait until its gateway serves them."""
-    with Recorder().serving() as recorder, anthropic_upstream() as anthropic, live.admin() as admin:
+    foreign = AnthropicServer(), GeminiServer(), BedrockServer()
+    with Recorder().serving() as recorder, serving(*foreign), live.admin() as admin:
         secret = live.home / "upstream.key"
         secret.write_text("sk-upstream")
+        anthropic, gemini, bedrock = foreign
+        for provider in _with_keys(gemini, bedrock):
+            made = admin.post("/admin/v1/providers", json=provider)
+            assert made.status_code == 201, made.text
         bundle = _BUNDLE.format(
             recorder=recorder.port, anthropic=anthropic.port, secret=secret, models=_MODELS
         )
@@ -112,4 +153,4 @@ def door_on(live: Live) -> Iterator[Door]:
             keys.append(made.json()["key"])
         with live.client(keys[0]) as client:
             wait_until(lambda: client.get("/v1/models/rec/echo").status_code == 200)
-        yield Door(live, recorder, anthropic, *keys)
+        yield Door(live, recorder, *foreign, *keys)

@@ -12,6 +12,7 @@ import pytest
 from gateway.operations import OPERATIONS
 from tests.gateway.door_world import Door
 from tests.gateway.upstreams import ANSWER, USAGE, delta, finish
+from tests.routing import bedrock_server, gemini_server
 from tests.support.live import wait_until
 
 pytestmark = pytest.mark.integration
@@ -178,6 +179,48 @@ def test_an_openai_client_on_anthropics_model(door: Door) -> None:
     assert limited.status_code == 429
     assert limited.headers["retry-after"] == "7"
     assert "sk-upstream" not in limited.text
+
+
+@pytest.mark.parametrize("place", ["gemini", "bedrock"])
+def test_clients_of_both_kinds_on_geminis_and_bedrocks_models(door: Door, place: str) -> None:
+    path = "/v1/chat/completions"
+    whole = door.post(path, saying(path, "hi", model=f"{place}/text"))
+    assert whole.json()["choices"][0]["message"]["content"] == "hello", whole.text
+    streamed = door.post(path, saying(path, "hi", model=f"{place}/text", stream=True))
+    assert "hel" in streamed.text
+    assert streamed.text.endswith("data: [DONE]\n\n")
+    assert '"usage"' not in streamed.text, "the caller did not ask for it"
+    call = trace(door, streamed.headers["x-airi-trace-id"])
+    price = next(decision["details"] for decision in call["decisions"] if decision["stage"] == "price")
+    assert (price["input_tokens"], price["cached_tokens"]) == (16, 4)
+    assert price["usage_source"] == "upstream"
+    tool = {"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
+    anthropics = door.post("/v1/messages", saying("/v1/messages", "hi", model=f"{place}/text", tools=[tool]))
+    block = anthropics.json()["content"][0]
+    assert (block["type"], block["name"], block["input"]) == ("tool_use", "weather", {"city": "Oslo"})
+    refused = door.post(path, saying(path, "hi", model=f"{place}/text", logit_bias={"1": 2}))
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "logit_bias"
+    cut = door.post(path, saying(path, "hi", model=f"{place}/cut", stream=True))
+    assert "[DONE]" not in cut.text
+    assert "upstream_truncated" in cut.text
+
+
+@pytest.mark.parametrize("place", ["gemini", "bedrock"])
+def test_a_provider_that_repeats_our_keys_gives_none_away(door: Door, place: str) -> None:
+    path = "/v1/chat/completions"
+    refused = door.post(path, saying(path, "hi", model=f"{place}/401"))
+    assert refused.status_code == 502
+    assert refused.json()["error"]["code"] == "upstream_refused"
+    call = trace(door, refused.headers["x-airi-trace-id"])
+    with door.live.admin() as admin:
+        stored = admin.get(f"/admin/v1/providers/{place}").text
+    files = [
+        path.read_bytes() for path in door.live.home.rglob("*") if path.is_file() and path.stat().st_size
+    ]
+    for secret in (gemini_server.KEY, bedrock_server.ACCESS_KEY, bedrock_server.SECRET_KEY):
+        assert secret not in refused.text + json.dumps(call) + door.live.log() + stored
+        assert not any(secret.encode() in data for data in files), "neither in a log nor in a database"
 
 
 def test_anthropics_form_all_the_way(door: Door) -> None:

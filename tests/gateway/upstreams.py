@@ -1,4 +1,4 @@
-"""Upstreams of the tests' own: one that records what reaches it, and Anthropic's in a thread."""
+"""Upstreams of the tests' own: one that records what reaches it, and those of foreign dialects in a thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from tests.routing.anthropic_server import AnthropicServer
+from tests.routing.wire_server import WireServer
 
 Body = dict[str, Any]
 ANSWER: Body = {
@@ -98,17 +98,18 @@ class Recorder:
 
 
 @contextmanager
-def anthropic_upstream() -> Iterator[AnthropicServer]:
-    """Routing's Anthropic server on a loop of its own."""
+def serving(*servers: WireServer) -> Iterator[None]:
+    """Run Routing's servers of foreign dialects on a loop of their own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    server = AnthropicServer()
     try:
-        asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(10)
-        yield server
+        for server in servers:
+            asyncio.run_coroutine_threadsafe(server.__aenter__(), loop).result(10)
+        yield
     finally:
-        asyncio.run_coroutine_threadsafe(server.__aexit__(), loop).result(10)
+        for server in servers:
+            asyncio.run_coroutine_threadsafe(server.__aexit__(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -4,121 +4,55 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass, field
 from typing import Any
 
-
-@dataclass
-class Seen:
-    """A request as it arrived."""
-
-    path: str
-    headers: dict[str, str]
-    body: dict[str, Any]
+from tests.routing.wire_server import Seen, WireServer, begin, chunk, send
 
 
-@dataclass
-class AnthropicServer:
+class AnthropicServer(WireServer):
     """Answers by the model's name: ``claude-tools``, ``claude-429``, ``claude-stall``, ``claude-cut``, ``claude-…``."""
 
-    seen: list[Seen] = field(default_factory=list)
-    disconnected: asyncio.Event = field(default_factory=asyncio.Event)
-    port: int = 0
-
-    async def __aenter__(self) -> AnthropicServer:
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                first, *lines = head.rstrip().split("\r\n")
-                headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-                body = json.loads(await reader.readexactly(int(headers.get("content-length", 0))))
-                self.seen.append(Seen(first.split(" ")[1], headers, body))
-                if not await self._answer(body, reader, writer):
-                    break
-        except (asyncio.IncompleteReadError, ConnectionError):
-            self.disconnected.set()
-        finally:
-            writer.close()
-
-    async def _answer(
-        self, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> bool:
-        model = body["model"]
+    async def respond(self, seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer one request; see :class:`WireServer`."""
+        body, model = seen.body, seen.body["model"]
         if model == "claude-429":
-            _send(writer, 429, _error("rate_limit_error", "slow down"), b"retry-after: 7\r\n")
+            send(writer, 429, _error("rate_limit_error", "slow down"), {"retry-after": "7"})
         elif model == "claude-400":
-            _send(writer, 400, _error("invalid_request_error", "max_tokens: too large"))
+            send(writer, 400, _error("invalid_request_error", "max_tokens: too large"))
         elif model == "claude-401":
-            _send(
-                writer,
-                401,
-                _error("authentication_error", f"invalid x-api-key {self.seen[-1].headers['x-api-key']}"),
-            )
+            words = f"invalid x-api-key {seen.headers['x-api-key']}"
+            send(writer, 401, _error("authentication_error", words))
         elif model == "claude-529":
-            _send(writer, 529, _error("overloaded_error", "Overloaded"))
+            send(writer, 529, _error("overloaded_error", "Overloaded"))
         elif model == "claude-silent":
-            await reader.read(1)
-            self.disconnected.set()
+            await self.wait_for_leaving(reader)
             return False
         elif body.get("stream"):
             return await self._stream(body, reader, writer)
         else:
-            _send(writer, 200, _message(body))
+            send(writer, 200, _message(body))
         await writer.drain()
         return True
 
     async def _stream(
         self, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
-        writer.write(
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-        )
+        begin(writer, "text/event-stream")
         events = _tool_events() if body.get("tools") else _text_events(body)
         for number, (name, data) in enumerate(events):
             if body["model"] == "claude-stall" and number == 4:
                 await writer.drain()
-                await reader.read(1)
-                self.disconnected.set()
+                await self.wait_for_leaving(reader)
                 return False
             if body["model"] == "claude-drop" and number == 4:
                 await writer.drain()
                 return False
             if body["model"] == "claude-cut" and name in ("message_delta", "message_stop"):
                 continue
-            chunk = f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
-            writer.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
-        writer.write(b"0\r\n\r\n")
+            chunk(writer, f"event: {name}\ndata: {json.dumps(data)}\n\n".encode())
+        chunk(writer, b"")
         await writer.drain()
         return True
-
-
-def _send(writer: asyncio.StreamWriter, status: int, body: dict[str, Any], extra: bytes = b"") -> None:
-    data = json.dumps(body).encode()
-    writer.write(
-        b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\n%bcontent-length: %d\r\n\r\n%b"
-        % (status, extra, len(data), data)
-    )
 
 
 def _error(kind: str, message: str) -> dict[str, Any]:

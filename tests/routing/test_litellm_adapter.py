@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import re
 import sys
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from routing.adapters import litellm as adapter
+from routing.adapters.litellm_sdk import KNOWN_BAD_VERSIONS, check_version
 from routing.adapters.translation import chunk_events, parameters
 from routing.call import Call
 from routing.errors import ContractError, KnownBadVersionError, UpstreamError
@@ -259,10 +261,27 @@ async def test_other_routes_are_refused_by_name(rig: Rig) -> None:
 
 
 def test_the_installed_release_is_not_a_known_bad_one() -> None:
-    adapter.check_version(importlib.metadata.version("litellm"))
-    for version in adapter.KNOWN_BAD_VERSIONS:
-        with pytest.raises(KnownBadVersionError):
-            adapter.check_version(version)
+    check_version(importlib.metadata.version("litellm"))
+    for version in KNOWN_BAD_VERSIONS:
+        with pytest.raises(KnownBadVersionError, match=version):
+            check_version(version)
+
+
+def test_the_pin_is_exact_hashed_and_not_known_to_be_bad() -> None:
+    requirements = Path(__file__).parents[2] / "requirements"
+    pins = {}
+    for path in sorted([*requirements.glob("*.in"), *requirements.glob("*.txt")]):
+        for line in path.read_text().splitlines():
+            if re.match(r"litellm\b", line):
+                pinned = re.fullmatch(r"litellm==([\w.]+)( \\)?", line)
+                assert pinned, f"{path.name}: {line}: not pinned exactly"
+                assert pinned[1] not in KNOWN_BAD_VERSIONS, f"{path.name}: {KNOWN_BAD_VERSIONS[pinned[1]]}"
+                pins[path.name] = pinned[1]
+    assert set(pins) >= {"base.in", "base.txt"}
+    assert len(set(pins.values())) == 1
+    assert importlib.metadata.version("litellm") == pins["base.txt"]
+    locked = (requirements / "base.txt").read_text().partition(f"litellm=={pins['base.txt']}")[2]
+    assert locked.lstrip(" \\\n").startswith("--hash=sha256:")
 
 
 def test_usage_without_a_wish_for_it_is_left_out() -> None:

@@ -12,12 +12,22 @@ from airi.config.kinds.models import Model, ModelContract, ModelVersion, Price, 
 from airi.config.kinds.policies import DetectorUse, Policy, PolicyScope, PolicyTest
 from airi.config.kinds.tenants import Budget, Limits, ModelLimits, RecordOptions, Team, Tenant
 from airi.config.kinds.tools import HttpTool, Tool, Workflow
-from airi.config.kinds.upstreams import Dialect, Pool, Provider, QueueLimits, Replica, Timeouts, UpstreamTls
+from airi.config.kinds.upstreams import (
+    AwsAccess,
+    Dialect,
+    Pool,
+    Provider,
+    QueueLimits,
+    Replica,
+    Timeouts,
+    UpstreamTls,
+)
 
 __all__ = [
     "API_VERSION",
     "KINDS",
     "AnyResource",
+    "AwsAccess",
     "Budget",
     "DetectorUse",
     "Dialect",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from airi.config.kinds.base import Name, Resource, SecretReference, Strict
 from airi.config.units import Milliseconds
@@ -35,6 +35,17 @@ Dialect = Annotated[str, Field(pattern=r"^(openai|anthropic|litellm:[a-z0-9_]+)$
 """``openai`` is forwarded as bytes; ``anthropic`` and ``litellm:PROVIDER`` are translated by the litellm SDK."""
 
 
+class AwsAccess(Strict):
+    """Keys that requests to Amazon Bedrock are signed with (SigV4)."""
+
+    region: str = Field(pattern=r"^[a-z0-9-]+$")
+    """The region of ``base_url``, which the signature names: ``us-east-1``."""
+    access_key_id: SecretReference
+    secret_access_key: SecretReference
+    session_token: SecretReference | None = None
+    """For temporary credentials."""
+
+
 class Provider(Resource):
     """A hosted API."""
 
@@ -43,8 +54,12 @@ class Provider(Resource):
     """``openai`` is forwarded as bytes; the others are translated."""
     base_url: str
     """Up to and without the route: ``https://api.openai.com/v1``."""
+    responses: bool = False
+    """Speaks the Responses API too: calls of ``/v1/responses`` are forwarded in that form instead of as chat completions."""
     api_key: SecretReference | None = None
     """Sent as the dialect wants it."""
+    aws: AwsAccess | None = None
+    """For ``litellm:bedrock``, instead of an ``api_key`` of Bedrock's."""
     headers: dict[str, str] = {}
     secret_headers: dict[str, SecretReference] = {}
     timeouts: Timeouts = Timeouts()
@@ -57,6 +72,20 @@ class Provider(Resource):
     """Where the data is processed, for policies (``model.region``)."""
     simulated: bool = False
     """Says in every record and answer that no real model answered."""
+
+    @model_validator(mode="after")
+    def _one_access(self) -> Provider:
+        if self.aws is not None and self.dialect != "litellm:bedrock":
+            raise ValueError("'aws' goes with dialect 'litellm:bedrock'")
+        if self.aws is not None and self.api_key is not None:
+            raise ValueError("give one of 'api_key' and 'aws'")
+        return self
+
+    @model_validator(mode="after")
+    def _speaks_responses(self) -> Provider:
+        if self.responses and self.dialect != "openai":
+            raise ValueError("'responses' goes with dialect 'openai'")
+        return self
 
 
 class Replica(Strict):
@@ -79,6 +108,8 @@ class Pool(Resource):
     kind: Literal["Pool"] = "Pool"
     engine: Literal["vllm", "sim", "openai"] = "vllm"
     """Whose metric names to read; ``openai`` means none."""
+    responses: bool = False
+    """Speaks the Responses API too: calls of ``/v1/responses`` are forwarded in that form instead of as chat completions."""
     replicas: list[Replica] = Field(min_length=1)
     api_key: SecretReference | None = None
     timeouts: Timeouts = Timeouts()
