@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -146,6 +149,34 @@ def test_a_zombie_cannot_commit(workers: Workers, seen: Witness, any_engine: Dat
     assert (control.types(run), control.steps(run)["a"]) == before
     assert set(seen.applied().values()) == {1}
     assert zombie.poll() is None, "the zombie lives on and works"
+
+
+HOLDER = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+@pytest.mark.parametrize("any_engine", ["sqlite"], indirect=True)
+def test_all_wait_for_a_process_that_was_stopped_within_a_transaction(
+    workers: Workers, any_engine: Database
+) -> None:
+    """SQLite has one writer: nothing is lost and nothing is refused, it is later."""
+    control = workers.control
+    workers.start()
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(any_engine.url.database)])
+    try:
+        until(lambda: threads_of(holder.pid) == {"T"})
+        with ThreadPoolExecutor(1) as pool:
+            run = pool.submit(control.run, define("steps: [{id: a, call: tool, with: {tool: noop}}]"))
+            assert not wait([run], timeout=0.5).done
+            holder.send_signal(signal.SIGCONT)
+            assert control.wait(run.result(30)) == "completed"
+    finally:
+        holder.kill()
+        holder.wait()
 
 
 def test_an_unsafe_effect_is_never_repeated_blindly(workers: Workers, seen: Witness) -> None:
