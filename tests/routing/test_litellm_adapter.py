@@ -267,21 +267,36 @@ def test_the_installed_release_is_not_a_known_bad_one() -> None:
             check_version(version)
 
 
+def _pin_faults(text: str) -> tuple[list[str], list[str]]:
+    """Return the releases of litellm that requirements pin, and what is wrong with them."""
+    pins, faults = [], []
+    for line in text.splitlines():
+        if re.match(r"litellm(?![\w.-])", line):
+            pinned = re.fullmatch(r"litellm(?:\[\w+\])?==([\w.]+)( \\)?", line)
+            if pinned is None:
+                faults.append(f"{line}: not pinned exactly")
+            else:
+                pins.append(pinned[1])
+                faults += [KNOWN_BAD_VERSIONS[pinned[1]]] if pinned[1] in KNOWN_BAD_VERSIONS else []
+    return pins, faults
+
+
 def test_the_pin_is_exact_hashed_and_not_known_to_be_bad() -> None:
     requirements = Path(__file__).parents[2] / "requirements"
-    pins = {}
-    for path in sorted([*requirements.glob("*.in"), *requirements.glob("*.txt")]):
-        for line in path.read_text().splitlines():
-            if re.match(r"litellm\b", line):
-                pinned = re.fullmatch(r"litellm==([\w.]+)( \\)?", line)
-                assert pinned, f"{path.name}: {line}: not pinned exactly"
-                assert pinned[1] not in KNOWN_BAD_VERSIONS, f"{path.name}: {KNOWN_BAD_VERSIONS[pinned[1]]}"
-                pins[path.name] = pinned[1]
-    assert set(pins) >= {"base.in", "base.txt"}
-    assert len(set(pins.values())) == 1
-    assert importlib.metadata.version("litellm") == pins["base.txt"]
-    locked = (requirements / "base.txt").read_text().partition(f"litellm=={pins['base.txt']}")[2]
+    found = {
+        str(path.relative_to(requirements)): _pin_faults(path.read_text())
+        for path in [*requirements.rglob("*.in"), *requirements.rglob("*.txt")]
+    }
+    assert {name: faults for name, (_, faults) in found.items() if faults} == {}
+    installed = importlib.metadata.version("litellm")
+    assert found["base.in"][0] == found["base.txt"][0] == [installed]
+    locked = (requirements / "base.txt").read_text().partition(f"litellm=={installed}")[2]
     assert locked.lstrip(" \\\n").startswith("--hash=sha256:")
+
+
+@pytest.mark.parametrize("line", ["litellm==1.82.8 \\", "litellm[proxy]==1.82.7", "litellm>=1.80", "litellm"])
+def test_a_bad_pin_would_be_seen(line: str) -> None:
+    assert _pin_faults(f"aiohttp==3.14.5 \\\n{line}\n")[1]
 
 
 def test_usage_without_a_wish_for_it_is_left_out() -> None:
