@@ -24,7 +24,7 @@ from airi.config.kinds import Tenant
 from airi.keys.record import KeyLimits, KeyRecord
 from bench.admission_world import SIM_SCRIPTS, Process
 from policies.admission import AdmissionRequest, Admitted, Decision, Refused, Replay, Settlement
-from policies.admission.wire import RECORD, state_of
+from policies.admission.wire import RECORD, Counters, state_of
 from policies.ledger import verify
 from policies.limits import LimitTable, Scopes
 from policies.names import prefix
@@ -350,8 +350,11 @@ class Truth:
             name = key.decode().partition("}:")[2]
             if name == "c" or name[:2] in ("m:", "u:"):
                 for part, value in server.hgetall(key).items():
-                    held = part[:2] == b"h|" or part == b"n" or part.endswith(b"|n")
-                    _demand(not held or float(value) == 0, f"{key!r} {part!r} leaks {value!r}")
+                    money = name[:2] == "m:"
+                    held = (
+                        float(value if part[:2] == b"h|" else 0) if money else Counters.decode(value).running
+                    )
+                    _demand(held == 0, f"{key!r} {part!r} leaks {held}")
 
     def _check_entries(self, name: str, call: Call, entries: dict[str, int]) -> None:
         causes, total = set(entries), sum(entries.values())

@@ -10,7 +10,8 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Protocol
+from operator import attrgetter
+from typing import Any, Protocol
 
 import msgspec
 
@@ -126,38 +127,34 @@ def user_suffix(user: str) -> str:
     return f"sha256-{hashlib.sha256(user.encode(errors='surrogatepass')).hexdigest()[:32]}"
 
 
-def _rates(part: ScopeLimits, field_scope: str) -> tuple[list[str], list[int]]:
-    """Fields of the hash, and the limit of each; the last letter says which: requests, tokens, running (``n``)."""
-    limits = part.limits
-    pairs = [
-        (f"{field_scope}{letter}", limit)
-        for letter, limit in (
-            ("r", limits.requests_per_minute),
-            ("t", limits.tokens_per_minute),
-            ("n", limits.concurrent_calls),
-        )
-        if limit is not None
-    ]
-    return [field for field, _ in pairs], [limit for _, limit in pairs]
+def _rates(parts: Sequence[ScopeLimits]) -> list[list[Any]]:
+    """Scopes with a rate or a bound of concurrency, and of each the three limits; -1 where there is none."""
+    limited = [part for part in parts if _is_set(part.limits)]
+    columns: list[list[Any]] = [[part.scope for part in limited]]
+    for of in (_requests, _tokens, _concurrency):
+        found = [of(part.limits) for part in limited]
+        columns.append([-1 if limit is None else limit for limit in found])
+    return columns
 
 
 def _encode(parts: tuple[ScopeLimits, ...]) -> bytes:
     """Return the third argument of ``admit.lua``."""
-    shared: tuple[list[str], list[int]] = ([], [])
-    user: tuple[list[str], list[int]] = ([], [])
     groups: dict[str, tuple[list[str], list[int], list[int]]] = {}
     for part in parts:
-        into = user if part.scope == "user" else shared
-        fields, ceilings = _rates(part, "" if part.scope == "user" else f"{part.scope}|")
-        into[0].extend(fields)
-        into[1].extend(ceilings)
         for budget in part.budgets:
             names, amounts, hard = groups.setdefault(WINDOW_LETTERS[budget.window], ([], [], []))
             names += [f"s|{part.scope}|{budget.name}", f"h|{part.scope}|{budget.name}"]
             amounts.append(budget.usd)
             hard.append(int(budget.mode == "hard"))
+    shared = _rates([part for part in parts if part.scope != "user"])
+    personal = _rates([part for part in parts if part.scope == "user"])
     money = [[letter, *group] for letter, group in groups.items()]
-    return msgspec.msgpack.encode([*shared, *user, money])
+    return msgspec.msgpack.encode([shared, personal, money])
+
+
+_requests = attrgetter("requests_per_minute")
+_tokens = attrgetter("tokens_per_minute")
+_concurrency = attrgetter("concurrent_calls")
 
 
 def _is_set(limits: LimitValues) -> bool:

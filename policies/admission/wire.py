@@ -6,7 +6,8 @@ Lua reads these arrays by position, so the order of fields is part of the script
 
 from __future__ import annotations
 
-from typing import Any
+import struct
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -75,7 +76,10 @@ class SlotGroup(msgspec.Struct, array_like=True, frozen=True):
     suffix: str
     fields: list[str]
     us_per_token: list[float]
+    """0 where tokens are not limited."""
     lines_us: list[float]
+    counted: list[int]
+    """1 where the call counts as running."""
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True):
@@ -111,6 +115,19 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     settlement: SettlementWire
 
 
+class Counters(NamedTuple):
+    """Rates and concurrency of one scope as Redis keeps them (COUNTERS in ``lua/common.lua``)."""
+
+    requests_line_us: float
+    tokens_line_us: float
+    running: float
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Counters:
+        """Read a field of the hash."""
+        return cls(*_COUNTERS.unpack(raw))
+
+
 class Report(msgspec.Struct, frozen=True):
     """What a process knows when money is rebuilt: its open reservations and settlements that SQL may not have."""
 
@@ -118,6 +135,7 @@ class Report(msgspec.Struct, frozen=True):
     settled: list[bytes]
 
 
+_COUNTERS = struct.Struct("<ddd")
 ENCODER = msgspec.msgpack.Encoder()
 RECORD = msgspec.msgpack.Decoder(Record)
 ENTRY = msgspec.msgpack.Decoder(Entry)

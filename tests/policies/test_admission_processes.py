@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 from sqlalchemy import Engine
 
 from bench.interleavings import run_seeds
+from policies.admission.wire import Counters
 from policies.ledger import LedgerConsumer, verify
 from policies.reaper import Reaper
 from tests.policies import kit
@@ -60,7 +62,8 @@ def test_processes_never_overspend_a_hard_budget(redis_url: str, sql: Engine, tm
     assert sum(cost.get(name, worst) for name, worst in sent.items()) <= 300_000
     assert sum(report.usd_by_cause.values()) <= 300_000
     [counters] = list(client.scan_iter("airi:{acme}:c"))
-    assert client.hget(counters, "org|n") == b"0"
+    raw: Any = client.hget(counters, "org")
+    assert Counters.decode(raw).running == 0
 
 
 def _live(

@@ -32,14 +32,15 @@ if q[7] ~= '' and not forced and redis.call('EXISTS', P .. 'x:' .. q[7]) == 1 th
   return reply(1, 'cancelled', 'run', 0, 0, 0)
 end
 
--- limits: {fields of c, their limits, fields of the user's hash, their limits, money groups}
-local money = limits[5]
+-- limits: {rates of c, rates of the user's hash, money groups}; rates: {fields, requests a minute of each, tokens a
+-- minute, concurrent calls}, -1 where there is no such limit
+local shared, personal, money = limits[1], limits[2], limits[3]
 if #money > 0 and redis.call('GET', 'airi:epoch') ~= epoch and not forced then
   return reply(1, 'epoch', 'tenant', 0, 0, 1000)
 end
 
 local SLACK = 1 -- µs: what adding floating-point intervals may lose
-local REQUESTS, TOKENS, RUNNING = 114, 116, 110 -- last letters of fields: r, t, n
+local MINUTE = 60000000 -- µs
 local fail, slots, sets, rates, holds, granted, any_hard, worst
 
 local function refuse(kind, scope, limit, remaining, retry_ms)
@@ -51,43 +52,45 @@ local function refuse(kind, scope, limit, remaining, retry_ms)
   end
 end
 
--- "team:core|r" is a field of scope team:core; an end user's fields have no scope in them.
-local function scope_of(field) return string.match(field, '^(.+)|.$') or 'user' end
+-- GCRA: the line moves by cost × interval; it may be at most one minute (the burst) ahead of now. Returns where it was
+-- (not before now), where it is then, and the interval.
+local function check_rate(kind, scope, limit, cost, line, now)
+  local interval = MINUTE / limit
+  line = math.max(line, now)
+  local moved = line + cost * interval
+  local ahead = moved - now
+  if cost > limit then
+    refuse('too_large', scope, limit, cost, 0)
+  elseif ahead > MINUTE + SLACK then
+    refuse(kind, scope, limit, math.floor((MINUTE - (line - now)) / interval), (ahead - MINUTE) / 1000)
+  end
+  local tightest, remaining = rates[kind], math.floor((MINUTE + SLACK - ahead) / interval)
+  if not tightest or remaining < tightest[2] then rates[kind] = {limit, remaining, math.ceil(ahead / 1000)} end
+  return line, moved, interval
+end
 
-local function check_rates(suffix, fields, ceilings)
+local function check_rates(suffix, wanted)
+  local fields = wanted[1]
   if #fields == 0 then return end
   local values, set = redis.call('HMGET', P .. suffix, unpack(fields)), {}
-  local kept, per, lines = {}, {}, {}
+  local per, lines, counted = {}, {}, {}
   for i = 1, #fields do
-    local field, limit, value = fields[i], ceilings[i], values[i]
-    local kind = string.byte(field, -1)
-    set[2 * i - 1] = field
-    if kind == RUNNING then
-      local running = tonumber(value or 0)
-      if running >= limit then refuse('concurrency', scope_of(field), limit, 0, 1000) end
-      set[2 * i] = running + 1
-      kept[#kept + 1], per[#per + 1], lines[#lines + 1] = field, 0, 0
-    else
-      -- GCRA: the line moves by cost × interval; it may be at most one minute (the burst) ahead of now.
-      local cost = kind == REQUESTS and 1 or tokens
-      local interval = 60000000 / limit
-      local line = value and math.max(tonumber(value), now) or now
-      local moved = line + cost * interval
-      local ahead = moved - now
-      if cost > limit then
-        refuse('too_large', scope_of(field), limit, cost, 0)
-      elseif ahead > 60000000 + SLACK then
-        refuse(kind == REQUESTS and 'requests' or 'tokens', scope_of(field), limit,
-          math.floor((60000000 - (line - now)) / interval), (ahead - 60000000) / 1000)
-      end
-      set[2 * i] = moved
-      if kind == TOKENS then kept[#kept + 1], per[#per + 1], lines[#lines + 1] = field, interval, line end
-      local seen, remaining = rates[kind], math.floor((60000000 + SLACK - ahead) / interval)
-      if not seen or remaining < seen[2] then rates[kind] = {limit, remaining, math.ceil(ahead / 1000)} end
+    local scope, most = fields[i], wanted[4][i]
+    local requests, spent, running = 0, 0, 0
+    if values[i] then requests, spent, running = struct.unpack(COUNTERS, values[i]) end
+    per[i], lines[i], counted[i] = 0, 0, 0
+    if wanted[2][i] >= 0 then requests = select(2, check_rate('requests', scope, wanted[2][i], 1, requests, now)) end
+    if wanted[3][i] >= 0 then
+      lines[i], spent, per[i] = check_rate('tokens', scope, wanted[3][i], tokens, spent, now)
     end
+    if most >= 0 then
+      if running >= most then refuse('concurrency', scope, most, 0, 1000) end
+      running, counted[i] = running + 1, 1
+    end
+    set[2 * i - 1], set[2 * i] = scope, struct.pack(COUNTERS, requests, spent, running)
   end
   sets[#sets + 1] = {suffix, set}
-  if #kept > 0 then slots[#slots + 1] = {suffix, kept, per, lines} end
+  slots[#slots + 1] = {suffix, fields, per, lines, counted}
 end
 
 local function check_money()
@@ -122,8 +125,8 @@ end
 
 local function check()
   fail, slots, sets, rates, holds = nil, {}, {}, {}, {}
-  check_rates('c', limits[1], limits[2])
-  if q[21] ~= '' then check_rates('u:' .. q[21], limits[3], limits[4]) end
+  check_rates('c', shared)
+  if q[21] ~= '' then check_rates('u:' .. q[21], personal) end
   check_money()
 end
 
@@ -150,8 +153,8 @@ if not redis.call('SET', P .. 'r:' .. id, record, 'NX') then return reply(5) end
 redis.call('ZADD', P .. 'open', now + q[16] * 1000, id)
 redis.call('SADD', 'airi:tenants', q[2])
 for _, s in ipairs(sets) do redis.call('HSET', P .. s[1], unpack(s[2])) end
-if q[21] ~= '' and #limits[3] > 0 then redis.call('PEXPIRE', P .. 'u:' .. q[21], USER_TTL_MS) end
+if q[21] ~= '' and #personal[1] > 0 then redis.call('PEXPIRE', P .. 'u:' .. q[21], USER_TTL_MS) end
 for g, h in ipairs(holds) do hold(h[1], h[2], record_money[g][3], h[4], h[5]) end
 if claim then redis.call('SET', claim, cmsgpack.pack({'c', q[18], id, ''}), 'PX', CLAIM_MS) end
-local r, t = rates[REQUESTS] or {-1, -1, -1}, rates[TOKENS] or {-1, -1, -1}
+local r, t = rates.requests or {-1, -1, -1}, rates.tokens or {-1, -1, -1}
 return reply(0, granted, held, record, r[1], r[2], r[3], t[1], t[2], t[3])

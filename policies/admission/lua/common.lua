@@ -1,9 +1,9 @@
 -- Shared by all scripts of admission; put in front of each when it is loaded. Redis 6.2's Lua.
 --
 -- KEYS[1] is the tenant's prefix, "airi:{TENANT}:"; every key of a tenant begins with it, so all live in one slot:
---   c                 hash: rates and concurrency of the bounded scopes. Fields "SCOPE|r", "SCOPE|t" (theoretical
---                     arrival time of GCRA in µs), "SCOPE|n" (calls in flight)
---   u:USER            hash: the same of one end user (fields "r", "t", "n"); expires
+--   c                 hash: rates and concurrency, a field each bounded scope. Three doubles (COUNTERS): the theoretical
+--                     arrival times (µs) of GCRA for requests and for tokens, and the calls in flight
+--   u:USER            hash: the same of one end user (field "user"); expires
 --   m:LETTER:START    hash: money of one calendar window (UTC, START in Unix seconds). Fields "s|SCOPE|BUDGET"
 --                     (spent) and "h|SCOPE|BUDGET" (held), in micro-dollars; expires three days after the window
 --   r:ID              a reservation (msgpack array, see RECORD), later its tombstone, which expires
@@ -16,7 +16,8 @@
 --   state: "o" open, "p" reaped (a late settlement may still post its difference), "x" released before it was seen,
 --          "s" settled; then the rest is the entry's stream id, cause, amount, hold and excess
 --   money: {{key suffix, {field, field of the hold, …}, {hold, …}}, …}
---   slots: {{key suffix, {field, …}, {µs per token, or 0 for concurrency, …}, {GCRA's line before this call, …}}, …}
+--   slots: {{key suffix, {field, …}, {µs per token, or 0 without such a limit, …}, {GCRA's line of tokens before this
+--          call, …}, {1 where concurrency was taken, else 0, …}}, …}
 --   request: as policies/admission/wire.py writes it, always the last bytes of a record, so that it is never encoded again
 local P = KEYS[1]
 local DAY = 86400
@@ -25,6 +26,7 @@ local SETTLED_MS = 5 * 60 * 1000 -- a process that asks again later knows what '
 local WINDOW_GRACE_S = 3 * DAY
 local USER_TTL_MS = 2 * 3600 * 1000
 local CLAIM_MS = DAY * 1000
+local COUNTERS = '<ddd' -- as bytes: writing and reading decimal numbers costs more than all the rest of a limit
 
 -- Unix time in µs. One line, so that the simulation can put another clock in its place.
 local function clock() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end
@@ -84,20 +86,19 @@ local function free_slots(slots, now, estimated, actual)
     local key, fields, set = P .. group[1], group[2], {}
     local values = redis.call('HMGET', key, unpack(fields))
     for i = 1, #fields do
-      local value, per_token = values[i], group[3][i]
-      if value and per_token == 0 then
-        set[#set + 1] = fields[i]
-        set[#set + 1] = math.max(0, value - 1)
-      elseif value and actual ~= estimated then
-        local line, moved = group[4][i], 0
-        if actual > estimated then
-          moved = (actual - estimated) * per_token
-          value = math.max(tonumber(value), now)
-        else
-          moved = math.min(0, math.max(now, line + actual * per_token) - (line + estimated * per_token))
+      local per_token, counted = group[3][i], group[5][i] == 1
+      local moves = per_token > 0 and actual ~= estimated
+      if values[i] and (moves or counted) then
+        local requests, tokens, running = struct.unpack(COUNTERS, values[i])
+        if counted then running = math.max(0, running - 1) end
+        if moves and actual > estimated then
+          tokens = math.max(tokens, now) + (actual - estimated) * per_token
+        elseif moves then
+          local line = group[4][i]
+          tokens = tokens + math.min(0, math.max(now, line + actual * per_token) - (line + estimated * per_token))
         end
         set[#set + 1] = fields[i]
-        set[#set + 1] = value + moved
+        set[#set + 1] = struct.pack(COUNTERS, requests, tokens, running)
       end
     end
     if #set > 0 then redis.call('HSET', key, unpack(set)) end
@@ -182,8 +183,14 @@ end
 -- Take concurrency without asking (a reservation that exists already is put back).
 local function take_slots(slots)
   for _, group in ipairs(slots) do
+    local key = P .. group[1]
     for i, field in ipairs(group[2]) do
-      if group[3][i] == 0 then redis.call('HINCRBY', P .. group[1], field, 1) end
+      if group[5][i] == 1 then
+        local value = redis.call('HGET', key, field)
+        local requests, tokens, running = 0, 0, 0
+        if value then requests, tokens, running = struct.unpack(COUNTERS, value) end
+        redis.call('HSET', key, field, struct.pack(COUNTERS, requests, tokens, running + 1))
+      end
     end
   end
 end

@@ -26,8 +26,10 @@ end
 for _, suffix in ipairs(money) do redis.call('DEL', P .. suffix) end
 users[#users + 1] = 'c'
 for _, suffix in ipairs(users) do
-  for _, field in ipairs(redis.call('HKEYS', P .. suffix)) do
-    if field == 'n' or string.sub(field, -2) == '|n' then redis.call('HDEL', P .. suffix, field) end
+  local found = redis.call('HGETALL', P .. suffix)
+  for i = 1, #found, 2 do
+    local requests, tokens = struct.unpack(COUNTERS, found[i + 1])
+    redis.call('HSET', P .. suffix, found[i], struct.pack(COUNTERS, requests, tokens, 0))
   end
 end
 for i = 1, #spent, 4 do
