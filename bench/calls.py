@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,13 +135,23 @@ def _wait_ready(popen: subprocess.Popen[bytes], pipe: int) -> None:
     assert ready, f"{popen.args} did not become ready"
 
 
-def load(mode: str, port: int, path: Path, key: str, seconds: float, **options: float) -> dict[str, Any]:
-    """Run the load generator on the other core and return its line."""
+def load(
+    mode: str,
+    port: int,
+    path: Path,
+    key: str,
+    seconds: float,
+    headers: Sequence[str] = (),
+    cores: frozenset[int] = frozenset({OTHER_CORE}),
+    **options: float,
+) -> dict[str, Any]:
+    """Run the load generator on ``cores`` and return its line."""
     extra = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    extra += [part for header in headers for part in ("--header", header)]
     done = subprocess.run(
         [sys.executable, "-m", "bench.load", mode, str(port), "--seconds", str(seconds), "--body", str(path), "--key", key, *extra],
         cwd=ROOT, capture_output=True, check=True, timeout=seconds + 90,
-        preexec_fn=lambda: os.sched_setaffinity(0, {OTHER_CORE}),  # no thread runs here
+        preexec_fn=lambda: os.sched_setaffinity(0, cores),  # no thread runs here
     )  # fmt: skip
     result: dict[str, Any] = json.loads(done.stdout)
     if result["errors"]:
@@ -155,18 +165,44 @@ def pin(live: Live) -> list[psutil.Process]:
     What a call does not wait for (writer, ledger) yields to Redis, the mock and the load generator on its core, so that
     the gateway is what saturates; it has its turn between rounds, and all of it is checked at the end.
     """
-    assert live.process is not None
     gateways = []
-    for process in psutil.Process(live.process.pid).children(recursive=True):
-        mine = "gateway.process" in " ".join(process.cmdline())
-        for thread in process.threads():
-            with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(thread.id, {GATEWAY_CORE if mine else OTHER_CORE})
+    for process in _tree(live):
+        mine = _is_gateway(process)
+        _place(process, {GATEWAY_CORE if mine else OTHER_CORE})
         if mine:
             gateways.append(process)
         elif "redis" not in process.name():
             process.nice(10)
     return gateways
+
+
+@contextlib.contextmanager
+def unpinned(live: Live, *others: int) -> Iterator[None]:
+    """Let every process of the tree, and ``others``, run where the scheduler puts it, as it does for people."""
+    processes = [*_tree(live), *map(psutil.Process, others)]
+    before = {process: process.cpu_affinity() for process in processes}
+    for process in processes:
+        _place(process, {GATEWAY_CORE, OTHER_CORE})
+    try:
+        yield
+    finally:
+        for process, cores in before.items():
+            _place(process, set(cores or ()))
+
+
+def _tree(live: Live) -> list[psutil.Process]:
+    assert live.process is not None
+    return psutil.Process(live.process.pid).children(recursive=True)
+
+
+def _is_gateway(process: psutil.Process) -> bool:
+    return "gateway.process" in " ".join(process.cmdline())
+
+
+def _place(process: psutil.Process, cores: set[int]) -> None:
+    for thread in process.threads():
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(thread.id, cores)
 
 
 def cpu_s(processes: list[psutil.Process]) -> float:
@@ -193,6 +229,7 @@ class Bench:
 
     live: Live
     upstream: int
+    upstream_process: Process
     bare: int
     bare_process: Process
     key: str
@@ -235,10 +272,14 @@ class Bench:
         self.figures.add(f"cpu_us_chunk_{name}", (cpu_s(self.gateways) - before) / result["events"] * 1e6)
 
     def rate(self, seconds: float) -> None:
-        """Added latency at 1,000 calls a second, against the mock asked directly."""
+        """Added latency at 1,000 calls a second, against the mock asked directly; nothing is pinned here."""
         path = self.file("rate", body(228))
-        direct = load("open", self.upstream, path, "none", seconds, rate=1_000, connections=CONNECTIONS)
-        result = load("open", self.live.port, path, self.key, seconds, rate=1_000, connections=CONNECTIONS)
+        everywhere = frozenset({GATEWAY_CORE, OTHER_CORE})
+        with unpinned(self.live, self.upstream_process.popen.pid):
+            direct, result = (
+                load("open", port, path, key, seconds, cores=everywhere, rate=1_000, connections=CONNECTIONS)
+                for port, key in ((self.upstream, "none"), (self.live.port, self.key))
+            )
         self.counted += result["calls"]
         for share in ("p50", "p99"):
             self.figures.add(f"added_{share}_us", result[f"{share}_us"] - direct[f"{share}_us"])
@@ -288,7 +329,7 @@ def bench(folder: Path, *, workers: int = 1, interval_ms: float = 5) -> Iterator
             "--interval-ms",
             str(interval_ms),
             core=OTHER_CORE,
-        ),
+        ) as upstream_process,
         child("bench/bare_forwarder.py", str(bare), str(upstream), core=GATEWAY_CORE) as bare_process,
         Live(folder / "home", config(upstream), AIRI_WORKERS=str(workers)) as live,
     ):
@@ -298,4 +339,6 @@ def bench(folder: Path, *, workers: int = 1, interval_ms: float = 5) -> Iterator
             )
             made.raise_for_status()
         time.sleep(1)
-        yield Bench(live, upstream, bare, bare_process, made.json()["key"], pin(live), folder)
+        yield Bench(
+            live, upstream, upstream_process, bare, bare_process, made.json()["key"], pin(live), folder
+        )
