@@ -37,7 +37,7 @@ from airi.http.client import ClientOptions, HttpPool
 from airi.redis import connect
 from airi.settings import Settings
 from airi.up.databases import databases
-from bench import liar, tree
+from bench import FOLDER, liar, tree
 from policies.ledger import verify
 from tests.support.live import ROOT, Live, free_port, wait_until
 
@@ -193,7 +193,7 @@ async def _kill_one(live: Live, race: Race, callers: Callers) -> dict[str, int]:
 
 def run(race: Race) -> dict[str, Any]:
     """Hold the race and return the figures."""
-    with tempfile.TemporaryDirectory(prefix="airi-race-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="airi-race-", dir=FOLDER) as folder:
         port, books = free_port(), Path(folder) / "books.jsonl"
         books.touch()
         environment = {"AIRI_WORKERS": str(race.processes), "AIRI_SIM_REPLICAS": "1"}

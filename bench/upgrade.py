@@ -38,6 +38,7 @@ import httpx
 
 from airi.settings import Settings
 from airi.up.specs import redis_spec
+from bench import FOLDER
 from tests.support.live import ROOT, free_port, wait_until
 
 ADMIN = "airi-upgrade-administrator-0123456789"
@@ -363,7 +364,7 @@ def run(
 ) -> dict[str, Any]:
     """Upgrade and return what happened. Raises :class:`NoHistoryError` where there is nothing to upgrade from."""
     commit = commit or earlier_commit()
-    with tempfile.TemporaryDirectory(prefix="airi-up-", dir="/tmp") as name:  # short: unix sockets live in it
+    with tempfile.TemporaryDirectory(prefix="airi-up-", dir=FOLDER) as name:
         old = take_out(commit, Path(name) / "old")
         with fleet(Path(name), old, workers) as made:
             return asyncio.run(_upgrade(made, commit, calm_s, callers))

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import budget_race
+from bench import FOLDER, budget_race
 from bench.chaos import scenarios
 from bench.chaos.scenarios import Act
 from bench.chaos.world import Approver, Batch, World, world
@@ -43,7 +43,7 @@ _COLUMNS = (
 def run(acts: dict[str, Act]) -> dict[str, Any]:
     """Play all scenarios on one tree; return what came of them."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="airi-chaos-", dir="/tmp") as folder, world(Path(folder)) as made:
+    with tempfile.TemporaryDirectory(prefix="airi-chaos-", dir=FOLDER) as folder, world(Path(folder)) as made:
         batches = [_play(made, name, act) for name, act in acts.items()]
         books = budget_race.settled(made.live)
         rows = [_row(made, batch) for batch in batches]

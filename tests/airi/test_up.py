@@ -25,8 +25,8 @@ SECOND_START_S = 3.0
 
 
 @pytest.fixture(scope="module")
-def module_home() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="airi-up-", dir="/tmp"))
+def module_home(short_tmp: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="up-", dir=short_tmp))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
