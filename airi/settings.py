@@ -37,6 +37,8 @@ class Settings:
     sim_replicas: int = 2
     record_days: int = 14
     """Days of call records that are kept, today among them."""
+    max_calls: int = 4_000
+    """Calls under way in one gateway process; one more is refused at once."""
 
     @property
     def sockets(self) -> Path:
@@ -132,6 +134,7 @@ class Settings:
             tls_key=path("AIRI_TLS_KEY"),
             sim_replicas=integer("AIRI_SIM_REPLICAS", 2) or 2,
             record_days=integer("AIRI_RECORD_DAYS", 14) or 14,
+            max_calls=integer("AIRI_MAX_CALLS", 4_000) or 4_000,
         )
         if settings.config is not None and not settings.config.exists():
             problems.append(f"AIRI_CONFIG: {settings.config} does not exist")

@@ -127,7 +127,7 @@ class GatewayProcess:
         runtime = Runtime(
             process=self._name, snapshot=Snapshot.empty(), keys=keys, identities=identities, keyring=ring, watcher=watcher, redis=redis,
             admission=admission, router=router, emitter=emitter, content=content,
-            responses=ResponseStore(engine, content), control=ControlProxy(control),
+            responses=ResponseStore(engine, content), control=ControlProxy(control), max_in_flight=settings.max_calls,
         )  # fmt: skip
         await watcher.start()
         return runtime

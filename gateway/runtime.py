@@ -18,8 +18,6 @@ from observability.emitter import Emitter
 from policies.admission import Admission
 from routing.router import Router
 
-MAX_IN_FLIGHT = 4_000
-
 
 @dataclass(slots=True)
 class Runtime:
@@ -38,7 +36,7 @@ class Runtime:
     responses: ResponseStore
     control: ControlProxy
     redis: PipelinedRedis
-    max_in_flight: int = MAX_IN_FLIGHT
+    max_in_flight: int = 4_000
     in_flight: dict[str, Exchange] = field(default_factory=dict)
     draining: bool = False
 
