@@ -54,7 +54,7 @@ def event_data(event: bytes) -> bytes | None:
     return b"\n".join(lines) if lines else None
 
 
-def _parse(data: bytes) -> dict[str, Any]:
+def parse_event(data: bytes) -> dict[str, Any]:
     """Return an event's JSON object; a surrogate pair that an upstream cut in two is left for the guard to join."""
     try:
         return _dict_decoder.decode(data)
@@ -69,7 +69,7 @@ def _parse(data: bytes) -> dict[str, Any]:
     return chunk
 
 
-def _unix_lines(block: bytes) -> tuple[bytes, bytes]:
+def unix_lines(block: bytes) -> tuple[bytes, bytes]:
     """Return the block with bare line feeds, and the CR at its end that may be half of a CRLF."""
     tail = b"\r" if block.endswith(b"\r") else b""
     if tail:
@@ -103,7 +103,7 @@ class StreamRelay:
             block = self._carry + block
             self._carry = b""
         if b"\r" in block:
-            block, self._carry = _unix_lines(block)
+            block, self._carry = unix_lines(block)
         if not block.endswith(b"\n\n"):
             cut = block.rfind(b"\n\n") + 2
             if cut < 2:
@@ -131,7 +131,7 @@ class StreamRelay:
         try:
             chunk = _chunk_decoder.decode(data)
         except msgspec.MsgspecError:
-            chunk = msgspec.convert(_parse(data), _Chunk)
+            chunk = msgspec.convert(parse_event(data), _Chunk)
         if chunk.error:
             detail = chunk.error.get("message") if isinstance(chunk.error, dict) else None
             raise UpstreamStreamError(
@@ -169,7 +169,7 @@ class StreamRelay:
                 break
             if _NOTABLE.search(data) is not None and not self._note(data):
                 continue
-            out.extend(self._events(guard.feed(_parse(data))))
+            out.extend(self._events(guard.feed(parse_event(data))))
         return b"".join(out)
 
     @staticmethod

@@ -1,7 +1,8 @@
 """Where the texts of a request are, and how a request is rewritten without touching the caller's.
 
 Looked at in a prompt: what a person, a program or a model wrote — messages (text, text parts, refusals, reasoning), the
-arguments of tool calls in the history, tool results, a completion's ``prompt``, an embedding's ``input``, ``instructions``.
+arguments of tool calls in the history, tool results, a completion's ``prompt``, an embedding's ``input``, ``instructions``,
+the items of a Responses call and of its answer (what tools were told and what they found, too).
 Not looked at: tool and schema definitions, names, identifiers, image and audio data, token numbers.
 """
 
@@ -37,6 +38,12 @@ def request_texts(body: Body) -> Iterator[Slot]:
             yield from _texts(value, (field,))
 
 
+_JSON_TEXTS = frozenset({"arguments", "input"})
+_ITEM_TEXTS = (
+    "text", "refusal", "thinking", "summary", "content", "arguments", "input", "code", "action", "command", "query",
+    "queries", "output", "outputs", "logs", "results",
+)  # fmt: skip
+"""Where parts of messages and items of the Responses API hold texts."""
 _PLAIN_MESSAGE = frozenset({"role", "content", "name"})
 _OTHER_TEXTS = ("prompt", "input", "instructions", "system")
 
@@ -74,6 +81,9 @@ def response_texts(body: Body) -> Iterator[tuple[int, Slot]]:
         if isinstance(message, dict):
             for slot in message_texts(message, ("choices", position, "message")):
                 yield index, slot
+    if body.get("object") == "response":
+        for slot in _texts(body.get("output"), ("output",)):
+            yield 0, slot
 
 
 def message_texts(message: Body, path: Path) -> Iterator[Slot]:
@@ -109,10 +119,20 @@ def _texts(value: Any, path: Path) -> Iterator[Slot]:
             if isinstance(item, str | dict):
                 yield from _texts(item, (*path, index))
     elif isinstance(value, dict):
-        for field in ("text", "refusal", "thinking", "content", "output"):
+        for field in _ITEM_TEXTS:
             inner = value.get(field)
-            if isinstance(inner, str | list):
+            if field in _JSON_TEXTS and isinstance(inner, str):
+                yield Slot((*path, field), inner, json=True)
+            elif isinstance(inner, str | list | dict):
                 yield from _texts(inner, (*path, field))
+        variables = value.get("variables")
+        for name, inner in variables.items() if isinstance(variables, dict) else ():
+            yield from _texts(inner, (*path, "variables", name))
+
+
+def item_texts(value: Any, path: Path) -> Iterator[Slot]:
+    """Yield the texts of an item of the Responses API, of a part of one, or of a list of them."""
+    return _texts(value, path)
 
 
 def rewrite(body: Body, changes: dict[Path, str]) -> Body:

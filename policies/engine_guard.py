@@ -16,11 +16,13 @@ from policies import content, variables
 from policies.content import Body, Path, Slot
 from policies.detectors import Candidate, Scanner
 from policies.documents import CompiledPolicy
+from policies.engine_events import EventWriter
 from policies.engine_stream import ChunkWriter
 from policies.engine_types import PolicyDecision
 from policies.errors import PolicyDeniedError
 from policies.redaction import JsonStream, TextStream
 from policies.redaction.text import apply
+from policies.rewriting import void_marks
 from policies.variables import Observed, Reader, Situation
 
 _CACHED = 1_024
@@ -46,6 +48,7 @@ class ResponseGuard:
         self._reported: set[str] = set()
         self._counts_text = any(policy.program.references & variables.TEXT for policy in self._judging)
         self._asked = False
+        self._events: EventWriter | None = None
         redacts = any(policy.enforced for policy in self._redacting)
         self._writer = (
             ChunkWriter(scanner, self._judge, blank_logprobs=redacts) if stream and scanner else None
@@ -60,7 +63,8 @@ class ResponseGuard:
             text = self._redacted(slot)
             if text != slot.text:
                 changes[slot.path] = text
-                changed_choices.add(int(slot.path[1]))
+                if slot.path[0] == "choices":
+                    changed_choices.add(int(slot.path[1]))
             self._chars += len(slot.text)
         if self._counts_text:
             self._ask_all()
@@ -69,6 +73,7 @@ class ResponseGuard:
         rewritten = content.rewrite(body, changes)
         for position in changed_choices:
             _blank_logprobs(rewritten, position)
+        void_marks(rewritten, changes)
         return rewritten
 
     def feed(self, chunk: Body) -> list[Body]:
@@ -78,6 +83,22 @@ class ResponseGuard:
             self._chars += _chunk_chars(chunk)
             self._ask_all()
         return [chunk] if self._writer is None else self._writer.feed(chunk)
+
+    def feed_event(self, event: Body) -> list[Body]:
+        """Return the events of a Responses stream that may be sent now; as :meth:`feed` for chat chunks."""
+        self._start()
+        if self._counts_text:
+            piece = event.get("delta")
+            self._chars += len(piece) if isinstance(piece, str) else 0
+            self._ask_all()
+        if self._scanner is None:
+            return [event]
+        if self._events is None:
+            self._events = EventWriter(
+                self._scanner, self._judge, self._redacted,
+                blank_logprobs=any(policy.enforced for policy in self._redacting),
+            )  # fmt: skip
+        return self._events.feed(event)
 
     def finish(self) -> list[Body]:
         """Return what was still held back, when the upstream's stream has ended."""

@@ -19,7 +19,7 @@ _MAX_STREAMS = 1_024
 _REPEATED = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
 
 
-class _Field:
+class Field:
     """One field's text as it grows: what comes in, what may go out."""
 
     __slots__ = ("_held", "_json", "_surrogate", "_text")
@@ -58,7 +58,7 @@ class ChunkWriter:
         self._scanner = scanner
         self._judge = judge
         self._blank_logprobs = blank_logprobs
-        self._fields: dict[tuple[Any, ...], _Field] = {}
+        self._fields: dict[tuple[Any, ...], Field] = {}
         self._frame: Chunk = {}
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
@@ -154,7 +154,7 @@ class ChunkWriter:
                     "The upstream's stream has too many fields.", status=502, code="upstream_invalid_answer"
                 )
             json = key[1] in ("tool_calls", "function_call")
-            field = self._fields[key] = _Field(self._scanner, self._judge, json)
+            field = self._fields[key] = Field(self._scanner, self._judge, json)
         if final:
             used.add(key)
         return field.feed(piece, final)

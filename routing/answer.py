@@ -34,6 +34,7 @@ class Answer:
         "model",
         "price",
         "region",
+        "responses",
         "route",
         "simulated",
         "status",
@@ -58,6 +59,7 @@ class Answer:
         self.model = to.model
         self.price: TokenPrice | None = to.price
         self.region = to.region
+        self.responses = to.responses
         self.simulated = to.simulated
         self.attempts = attempts
         self._skipped = skipped

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from routing.contract import NOTHING, Needs
+from routing.native import NativeForm
 from routing.payload import Payload
 from routing.registry import Route
 
@@ -40,6 +41,8 @@ class Call:
     headers: Sequence[Header] = ()
     overrides: Mapping[str, Any] | None = None
     needs: Needs = NOTHING
+    native: NativeForm | None = None
+    """The call in the form of its own API, for targets that speak it; ``payload`` is for the others."""
     sent: bool = False
     """Set by the router: an upstream may have begun to serve it, and no answer has said otherwise."""
 

@@ -262,7 +262,9 @@ class Place:
 
 def _way(spec: PlaceSpec) -> tuple[object, ...]:
     """Return what a connection depends on besides its address."""
-    return (spec.headers, spec.timeouts, spec.tls, spec.max_connections, spec.dialect, spec.base_url)
+    return (
+        spec.headers, spec.timeouts, spec.tls, spec.max_connections, spec.dialect, spec.base_url, spec.responses,
+    )  # fmt: skip
 
 
 def _free_bit(used: int) -> int:

@@ -80,6 +80,8 @@ class Adoption:
             f"{provider.key_variable} is set",
             dialect=provider.dialect,
             base_url=address,
+            # OpenAI's own service speaks it; whether another at OPENAI_BASE_URL does is for its owner to say.
+            responses=provider.name == "openai" and address == provider.base_url,
             api_key=f"${{env:{provider.key_variable}}}",
         )
         small, large, embed = (

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from airi.config.document import ConfigDocument
-from airi.config.kinds import Model, Tenant, Workflow
+from airi.config.kinds import Model, Pool, Provider, Tenant, Workflow
 from airi.errors import AiriError, InvalidRequestError, PermissionDeniedError
 from airi.keys import scopes
 from airi.keys.record import KeyRecord
@@ -92,10 +92,12 @@ def _add_responses(routes: APIRouter, services: Services, store: ResponseStore) 
 
         def work() -> int:
             model = _model(body)
-            visible(services.config_store.current(), key, model)
+            document = services.config_store.current()
+            visible(document, key, model)
             previous = body.get("previous_response_id")
             history = store.history(Reader.of(key), str(previous)) if previous is not None else []
-            chat = responses_to_chat(body, [*history, *input_items(body.get("input"))])
+            given = [*history, *input_items(body.get("input"))]
+            chat = responses_to_chat(body, given, lenient=_speaks_responses(document, model))
             check_chat(chat)
             return count(chat)
 
@@ -169,6 +171,18 @@ def page(given: list[Body], limit: int, order: str, after: str | None) -> Body:
         "last_id": data[-1].get("id") if data else None,
         "has_more": len(ordered) > limit,
     }
+
+
+def _speaks_responses(document: ConfigDocument, alias: str) -> bool:
+    """Whether a target of the model takes what chat completions have no place for; that is left out of the count."""
+    model = document.get(Model, alias)
+    for target in model.active_version.targets if model is not None else ():
+        place = (
+            document.get(Pool, target.pool) if target.pool else document.get(Provider, str(target.provider))
+        )
+        if place is not None and place.responses:
+            return True
+    return False
 
 
 def _model(body: Body) -> str:

@@ -13,6 +13,7 @@ import msgspec
 from airi.errors import AiriError
 
 if TYPE_CHECKING:
+    from gateway.dialects.responses.native import NativeCall
     from gateway.exchange import Exchange
     from gateway.runtime import Runtime
     from gateway.usage import Usage
@@ -38,6 +39,10 @@ class Translation(Protocol):
     """One call between its dialect and chat completions. ``chat`` is the request in chat form."""
 
     chat: Body
+
+    @property
+    def native(self) -> NativeCall | None:
+        """The call in the form of its own API, where a target of its model speaks that."""
 
     async def whole(self, answer: Body, usage: Usage) -> bytes:
         """Return the body for a whole chat answer, as policies let it pass."""

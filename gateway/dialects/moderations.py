@@ -31,6 +31,7 @@ class ModerationCall:
 
     def __init__(self, chat: Body) -> None:
         self.chat = chat
+        self.native = None
 
     async def whole(self, answer: Body, usage: Usage) -> bytes:
         """Return the answer; OpenAI's has no usage."""

@@ -13,11 +13,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from airi.content import ContentStore
 from airi.errors import AiriError, UnavailableError
 from gateway.dialects.front import Translation, passed_error
+from gateway.dialects.responses.native import NativeAnswer
+from gateway.dialects.responses.native_stream import NativeRelay
 from gateway.errors import error_body
 from gateway.exchange import Exchange
 from gateway.heads import EVENTS, JSON, head, retry_after
 from gateway.operations import error_form
 from gateway.runtime import Runtime
+from gateway.stages.native import arrived, look_at
 from gateway.stages.prompt import note
 from gateway.stages.settle import settle, work_out_cost
 from gateway.streams import StreamRelay, error_event
@@ -62,8 +65,9 @@ async def deliver(runtime: Runtime, exchange: Exchange) -> None:
     """Send the answer on; what the caller sees first is the commit point."""
     answer = exchange.answer
     assert answer is not None
+    native = arrived(exchange, answer)
     if exchange.stream and answer.status == 200:
-        await _deliver_stream(runtime, exchange, answer)
+        await _deliver_stream(runtime, exchange, answer, native)
     else:
         await _deliver_whole(runtime, exchange, answer)
 
@@ -109,15 +113,18 @@ async def _translated(exchange: Exchange, translation: Translation, body: bytes)
 def _take_whole(exchange: Exchange, body: bytes) -> bytes:
     """Read usage and finish reasons; apply the response policies."""
     try:
-        seen = _whole_decoder.decode(body)
+        if isinstance(exchange.translation, NativeAnswer):
+            look_at(exchange, _dict_decoder.decode(body), len(body))
+        else:
+            seen = _whole_decoder.decode(body)
+            exchange.usage = (
+                from_openai(seen.usage) if seen.usage else estimated(exchange.input_estimate, len(body) // 4)
+            )
+            exchange.finish_reasons = [each.finish_reason for each in seen.choices if each.finish_reason]
     except msgspec.MsgspecError as error:
         raise AiriError(
             "The upstream's answer is not a JSON object.", status=502, code="upstream_invalid_answer"
         ) from error
-    exchange.usage = (
-        from_openai(seen.usage) if seen.usage else estimated(exchange.input_estimate, len(body) // 4)
-    )
-    exchange.finish_reasons = [choice.finish_reason for choice in seen.choices if choice.finish_reason]
     guard = exchange.guard
     if guard is None:
         return body
@@ -129,10 +136,16 @@ def _take_whole(exchange: Exchange, body: bytes) -> bytes:
     return _encode_json(rewritten)
 
 
-async def _deliver_stream(runtime: Runtime, exchange: Exchange, answer: Answer) -> None:
+async def _deliver_stream(
+    runtime: Runtime, exchange: Exchange, answer: Answer, native: NativeAnswer | None
+) -> None:
     request = exchange.request
-    options = exchange.body.get("stream_options") or {}
-    relay = StreamRelay(hide_usage=options.get("include_usage") is not True, guard=exchange.guard)
+    relay: StreamRelay | NativeRelay
+    if native is None:
+        options = exchange.body.get("stream_options") or {}
+        relay = StreamRelay(hide_usage=options.get("include_usage") is not True, guard=exchange.guard)
+    else:
+        relay = native.relay(exchange.guard)
     if exchange.idempotency_key or (exchange.plan is not None and exchange.plan.keep_content):
         exchange.kept = []
     since = time.monotonic_ns()
@@ -170,7 +183,7 @@ def _send(exchange: Exchange, out: bytes) -> None:
         exchange.kept.append(out)
 
 
-async def _relay(exchange: Exchange, answer: Answer, relay: StreamRelay) -> None:
+async def _relay(exchange: Exchange, answer: Answer, relay: StreamRelay | NativeRelay) -> None:
     request = exchange.request
     translation = exchange.translation
     size = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from gateway.exchange import Exchange
+from gateway.stages.native import hosted_tools, native_of
 from policies.engine import CallFacts, PolicyDecision
 from policies.errors import PolicyDeniedError
 
@@ -16,7 +17,9 @@ def apply_prompt_policies(exchange: Exchange) -> None:
     assert key is not None
     since = time.monotonic_ns()
     facts = _facts(exchange)
-    decision = plan.policies.prompt(facts, exchange.body, exchange.operation.name)
+    native = native_of(exchange)
+    body = exchange.body if native is None else native.body
+    decision = plan.policies.prompt(facts, body, exchange.operation.name)
     exchange.guard = plan.policies.response_guard(facts, exchange.operation.name, exchange.stream)
     if decision is None:
         exchange.mark("policy")
@@ -26,7 +29,7 @@ def apply_prompt_policies(exchange: Exchange) -> None:
     if decision.effect == "deny":
         raise PolicyDeniedError(decision)
     if decision.body is not None:
-        exchange.body = decision.body
+        exchange.body = decision.body if native is None else native.rewritten(decision.body)
     if decision.route_to:
         rerouted = plan.reroutes.get(decision.route_to)
         if rerouted is None:
@@ -72,7 +75,7 @@ def _facts(exchange: Exchange) -> CallFacts:
         n=body.get("n") or 1,
         max_tokens=exchange.admitted.output_tokens if exchange.admitted is not None else 0,
         tags=exchange.tags,
-        tools=_tool_names(body.get("tools")),
+        tools=[*_tool_names(body.get("tools")), *hosted_tools(exchange)],
     )
 
 

@@ -12,6 +12,7 @@ from gateway.operations import EMBEDDINGS
 from gateway.runtime import Runtime
 from gateway.stages.admit import wished_output
 from gateway.stages.authenticate import bearer
+from gateway.stages.native import hosted_tools, way
 from observability import tracecontext
 from routing.call import Call
 from routing.contract import NOTHING, Needs
@@ -30,7 +31,8 @@ async def route(runtime: Runtime, exchange: Exchange) -> None:
     assert plan is not None
     assert key is not None
     since = time.monotonic_ns()
-    to = exchange.route or plan.route
+    overrides = _overrides(exchange)
+    to, native = way(exchange, exchange.route or plan.route, overrides)
     call = Call(
         route=to,
         tenant=key.tenant,
@@ -44,8 +46,9 @@ async def route(runtime: Runtime, exchange: Exchange) -> None:
         prefix_text=prefix_text(exchange.body) if to.looks_at_prompts else "",
         session=exchange.session,
         headers=_headers(exchange),
-        overrides=_overrides(exchange),
+        overrides=overrides,
         needs=_needs(exchange),
+        native=native,
     )
     exchange.call = call
     try:
@@ -130,7 +133,7 @@ def _priority(exchange: Exchange) -> int:
 
 def _needs(exchange: Exchange) -> Needs:
     body = exchange.body
-    tools = bool(body.get("tools"))
+    tools = bool(body.get("tools") or hosted_tools(exchange))
     response_format = body.get("response_format")
     schema = isinstance(response_format, dict) and response_format.get("type") == "json_schema"
     may_have = exchange.translation is not None or b'"image_url"' in exchange.request.body

@@ -10,6 +10,7 @@ from gateway.errors import UnsupportedMediaTypeError
 from gateway.exchange import Exchange
 from gateway.operations import Body, decode_body
 from gateway.runtime import Runtime
+from gateway.stages.native import bound
 
 _MAX_TAGS = 16
 _encode = msgspec.json.Encoder().encode
@@ -28,6 +29,7 @@ async def understand_dialect(runtime: Runtime, exchange: Exchange, front: Front)
     # What a call may cost is bounded by what goes upstream: a dialect may add what its request only refers to.
     exchange.input_bytes = len(_encode(translation.chat))
     _take(exchange, translation.chat)
+    bound(exchange)
 
 
 def _read_body(exchange: Exchange) -> Body:

@@ -59,13 +59,16 @@ class OpenAIUpstream:
         inside = endpoint.origin.startswith("unix:") and spec.api_key is None
         self._forwarded = _FORWARDED_INSIDE if inside else FORWARDED
         self._hosted_by_openai = _OPENAI.search(endpoint.origin) is not None
+        self._responses = spec.responses
         self._targets: dict[str, bytes] = {}
 
     async def send(self, call: Call, model: str, drop: tuple[str, ...], total_ms: int) -> Response:
         """Send the call; see :class:`routing.adapters.base.Upstream`."""
-        target = self._targets.get(call.path)
+        native = call.native if self._responses else None
+        path = call.path if native is None else native.path
+        target = self._targets.get(path)
         if target is None:
-            target = self._targets[call.path] = f"{self._prefix}{call.path}{self._suffix}".encode("ascii")
+            target = self._targets[path] = f"{self._prefix}{path}{self._suffix}".encode("ascii")
         block = self._streamed if call.stream else self._whole
         if call.headers:
             block += forwarded(call.headers, self._forwarded)
@@ -74,7 +77,7 @@ class OpenAIUpstream:
             b"POST",
             target,
             block,
-            self._encode(call, model, drop),
+            self._encode(call, model, drop) if native is None else native.encode(model, drop),
             first_byte_ms=timeouts.first_byte,
             idle_ms=timeouts.idle,
             total_ms=total_ms,

@@ -6,12 +6,15 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from airi.errors import AiriError
 from airi.ids import new_id
 from gateway.dialects.chat import Choice, Completion, ToolCall
 from gateway.dialects.front import Body
 from gateway.usage import Usage
 
+_encode = msgspec.json.Encoder().encode
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 _ECHOED = (
     "instructions", "max_output_tokens", "max_tool_calls", "previous_response_id", "prompt_cache_key",
@@ -153,3 +156,34 @@ def call_item(call: ToolCall, item_id: str = "", status: str = "completed", text
     if call.custom is not None:
         return {"id": item_id or new_id("ctc"), "type": "custom_tool_call", "input": said, **shared}
     return {"id": item_id or new_id("fc"), "type": "function_call", "arguments": said, **shared}
+
+
+def event_bytes(event: Body) -> bytes:
+    """Return one event as it stands in a stream."""
+    return b"event: %b\ndata: %b\n\n" % (str(event.get("type")).encode(), _encode(event))
+
+
+def chat_usage(usage: Any) -> Body | None:
+    """Return a response's usage under the names of chat completions."""
+    if not isinstance(usage, dict):
+        return None
+    return {
+        "prompt_tokens": usage.get("input_tokens"),
+        "completion_tokens": usage.get("output_tokens"),
+        "prompt_tokens_details": usage.get("input_tokens_details"),
+        "completion_tokens_details": usage.get("output_tokens_details"),
+    }
+
+
+def finish_reason(response: Body) -> str:
+    """Return why a response ended, in the word of chat completions."""
+    if response.get("status") == "incomplete":
+        details = response.get("incomplete_details")
+        why = details.get("reason") if isinstance(details, dict) else None
+        return "content_filter" if why == "content_filter" else "length"
+    output = response.get("output")
+    calls = any(
+        isinstance(item, dict) and item.get("type") in ("function_call", "custom_tool_call")
+        for item in (output if isinstance(output, list) else ())
+    )
+    return "tool_calls" if calls else "stop"

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from airi.errors import AiriError
+from airi.errors import AiriError, InvalidRequestError
 from airi.stored_responses import Reader, ResponseStore
 from gateway.dialects.chat import completion_of, text_field
 from gateway.dialects.front import Body
 from gateway.dialects.responses.answer import Asked, output_of
 from gateway.dialects.responses.items import input_items
+from gateway.dialects.responses.native import NativeAnswer, NativeCall, native_body
 from gateway.dialects.responses.request import to_chat
 from gateway.dialects.responses.stream import ResponseStream
 from gateway.errors import error_body
@@ -29,6 +30,7 @@ class ResponseCall:
     """One call of ``/v1/responses``; see :class:`gateway.dialects.front.Translation`.
 
     A response that is to be stored is stored before its last byte is sent: whoever has read it can refer to it.
+    ``natively``: some target of the model's route speaks the Responses API itself.
     """
 
     def __init__(
@@ -39,13 +41,25 @@ class ResponseCall:
         store: ResponseStore,
         owner: Reader,
         drop: bool,
+        natively: bool = False,
     ) -> None:
-        self.chat = to_chat(body, [*history, *given], drop=drop)
+        self.native: NativeCall | None = None
+        if natively:
+            self.chat, only = _chat_form(body, [*history, *given], drop)
+        else:
+            self.chat = to_chat(body, [*history, *given], drop=drop)
         self._given = given
         self._store = store
         self._owner = owner
         self._asked = Asked.of(body)
         self._stream = ResponseStream(self._asked, len(_encode(given)) // BYTES_PER_TOKEN + 1)
+        if natively:
+
+            def chat_of(rewritten: Body) -> Body:
+                return _chat_form(rewritten, input_items(rewritten.get("input")), drop)[0]
+
+            answer = NativeAnswer(self._asked, self._keep)
+            self.native = NativeCall(native_body(body, history), chat_of, only, answer)
 
     async def whole(self, answer: Body, usage: Usage) -> bytes:
         """Return the response."""
@@ -73,6 +87,14 @@ class ResponseCall:
             await asyncio.to_thread(self._store.save, self._owner, response, self._given)
 
 
+def _chat_form(body: Body, given: list[Body], drop: bool) -> tuple[Body, AiriError | None]:
+    """Return the chat form of a call that may go to its target natively, and what keeps it from targets that speak chat alone."""
+    try:
+        return to_chat(body, given, drop=drop), None
+    except InvalidRequestError as error:
+        return to_chat(body, given, drop=drop, lenient=True), error
+
+
 class ResponsesFront:
     """OpenAI's Responses API."""
 
@@ -87,7 +109,9 @@ class ResponsesFront:
             history = await asyncio.to_thread(runtime.responses.history, owner, previous)
         route = exchange.snapshot.table.routes.get(str(body.get("model")))
         drop = route is not None and route.drop_params
-        return ResponseCall(body, input_items(body.get("input")), history, runtime.responses, owner, drop)
+        natively = route is not None and route.speaks_responses
+        given = input_items(body.get("input"))
+        return ResponseCall(body, given, history, runtime.responses, owner, drop, natively)
 
     def error_body(self, error: AiriError) -> bytes:
         """Return an error in OpenAI's form."""

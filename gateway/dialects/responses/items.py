@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from airi.errors import InvalidRequestError
 from airi.ids import new_id
 from gateway.dialects.chat import items, text_field, thing, wrong
 from gateway.dialects.front import Body
 
 _IMAGE_DETAIL = ("low", "high", "auto", "original")
+_PLAIN_ITEMS = frozenset(
+    {"message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output"}
+)
 _PREFIXES = {
     "message": "msg",
     "function_call": "fc",
@@ -46,13 +50,40 @@ def _listed(item: Body) -> Body:
     return listed
 
 
-def to_messages(given: list[Body], instructions: str | None, where: str = "input") -> list[Body]:
-    """Return chat messages; raise for an item that cannot be one. ``where`` names the list in errors."""
+def past_items(given: list[Body]) -> list[Body]:
+    """Return items of earlier turns as an upstream takes them that has stored none of them.
+
+    Ids of its own making would be looked up there, so messages and calls go without; reasoning can be taken up again only
+    where the upstream has handed it out encrypted.
+    """
+    past = []
+    for item in given:
+        kind = item.get("type")
+        if kind == "reasoning" and not item.get("encrypted_content"):
+            continue
+        dropped = ("id", "status") if kind in _PLAIN_ITEMS else ("status",)
+        past.append({name: value for name, value in item.items() if name not in dropped})
+    return past
+
+
+def to_messages(
+    given: list[Body], instructions: str | None, where: str = "input", *, lenient: bool = False
+) -> list[Body]:
+    """Return chat messages; raise for an item that cannot be one. ``where`` names the list in errors.
+
+    ``lenient``: what has no place in chat completions is left out, for a call that goes to its target in its own form.
+    """
     messages: list[Body] = []
     if instructions:
         messages.append({"role": "system", "content": instructions})
     for index, item in enumerate(given):
-        _add(messages, item, f"{where}.{index}")
+        try:
+            _add(messages, item, f"{where}.{index}")
+        except InvalidRequestError:
+            if not lenient or item.get("type") == "item_reference":
+                raise
+    if lenient and not any(message["role"] != "system" for message in messages):
+        messages.append({"role": "user", "content": ""})
     if not messages or all(message["role"] == "system" for message in messages):
         raise wrong(where, "must say something: a text, or at least one item")
     return messages

@@ -30,23 +30,30 @@ _OPENAIS_OWN = {
     "truncation": (None, "disabled"),
 }
 """Fields that cannot be had here, and the values that ask for nothing."""
+_NEVER = ("background", "conversation", "n")
+"""Nor natively: AIRI keeps no work in the background, and a conversation at the provider could be another tenant's."""
 _LOGPROBS = "message.output_text.logprobs"
 
 
-def to_chat(body: Body, given: list[Body], *, drop: bool = False) -> Body:
-    """Return the chat form of a request whose whole input, earlier turns included, is ``given``."""
-    chat: Body = {"model": body.get("model"), "messages": to_messages(given, _instructions(body))}
+def to_chat(body: Body, given: list[Body], *, drop: bool = False, lenient: bool = False) -> Body:
+    """Return the chat form of a request whose whole input, earlier turns included, is ``given``.
+
+    ``lenient`` leaves out what has no place there: for a call that goes to its target in its own form.
+    """
+    messages = to_messages(given, _instructions(body), lenient=lenient)
+    chat: Body = {"model": body.get("model"), "messages": messages}
     for name, value in body.items():
         if name in _TRANSLATED or name in _HINTS:
             continue
         if name in _OPENAIS_OWN:
-            if value not in _OPENAIS_OWN[name] and not drop:
+            kept = lenient and name not in _NEVER
+            if value not in _OPENAIS_OWN[name] and not drop and not kept:
                 raise wrong(name, "cannot be had on this route", "unsupported")
             continue
         chat[name] = value
     chat.update(_settings(body))
     chat.update(_text(thing(body.get("text") or {}, "text")))
-    _add_tools(chat, body, drop=drop)
+    _add_tools(chat, body, drop=drop or lenient)
     return chat
 
 
@@ -122,7 +129,7 @@ def _add_tools(chat: Body, body: Body, *, drop: bool) -> None:
             tools.append(tool)
     if tools:
         chat["tools"] = tools
-    if choice is not None and (tools or not drop):
+    if choice is not None and (tools or not drop) and not (drop and _of_hosted_tool(choice)):
         chat["tool_choice"] = _choice(choice)
 
 
@@ -145,6 +152,10 @@ def _tool(given: Body, where: str, *, drop: bool) -> Body | None:
         grammar = {name: shaped["format"].get(name) for name in ("syntax", "definition")}
         shaped["format"] = {"type": "grammar", "grammar": grammar}
     return {"type": kind, kind: shaped}
+
+
+def _of_hosted_tool(choice: Any) -> bool:
+    return isinstance(choice, dict) and choice.get("type") not in ("function", "custom")
 
 
 def _choice(choice: Any) -> Any:
