@@ -1,5 +1,5 @@
 # Every target is one script under scripts/, which works without make too.
-.PHONY: run test lint bench lab chaos help
+.PHONY: run test lint bench lab chaos test-integrations help
 .DEFAULT_GOAL := help
 
 run:    ; @scripts/run    ## set up what is missing and start everything on this machine
@@ -8,4 +8,5 @@ lint:   ; @scripts/lint   ## style, types and the direction of imports
 bench:  ; @scripts/bench  ## performance figures, self-contained
 lab:    ; @scripts/lab    ## routing and fairness simulations
 chaos:  ; @scripts/chaos  ## the fault matrix: real processes, really killed
+test-integrations: ; @scripts/test-integrations  ## the Agents SDK, LangChain and pydantic-ai against AIRI on simulated models
 help:   ; @scripts/help   ## this list
