@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from routing.errors import UnknownModelError
 from routing.prices import PriceMap
 from routing.registry import Route, RoutingTable
 
+_log = logging.getLogger("airi.gateway.snapshot")
 _MAX_PLANS = 20_000
 _MAX_CHANGED = 64
 """With more policies changed than this, plans are made anew instead of being looked through."""
@@ -63,7 +65,10 @@ class Snapshot:
             table = before.table
         else:
             served = with_workflows(with_detectors(document, control_socket), control_socket)
-            table = RoutingTable.build(served, prices, resolve_secret=resolver.resolve)
+            table = RoutingTable.build(served, prices, resolve_secret=resolver.resolve, lenient=True)
+            for spec in table.places.values():
+                if spec.fault:
+                    _log.warning("calls to %s %s fail", spec.kind, spec.name, extra={"error": spec.fault})
         engine = PolicyEngine.compile(document, None if before is None else before.policies, pace)
         snapshot = cls(document, table, engine)
         if before is not None and pace is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from routing.adapters.base import Upstream
 from routing.adapters.openai import OpenAIUpstream
+from routing.adapters.unusable import UnusableUpstream
 from routing.pool import Place, UpstreamFactory
 from routing.prober import Prober
 from routing.registry import RoutingTable
@@ -51,6 +52,8 @@ class PlaceStatus:
 
 def connect_by_dialect(spec: PlaceSpec, endpoint: Endpoint) -> Upstream:
     """Return the adapter for an address. ``openai`` goes as bytes, everything else through litellm."""
+    if spec.fault:
+        return UnusableUpstream(spec.fault)
     if spec.dialect == "openai":
         return OpenAIUpstream(spec, endpoint)
     # Brings httpx along; most gateways translate nothing and start faster and smaller without.
@@ -133,7 +136,7 @@ class Fleet:
         watched = {
             replica: place
             for place in self.places.values()
-            if place.spec.kind == "pool"
+            if place.spec.kind == "pool" and not place.spec.fault
             for replica in place.replicas
         }
         for replica in [replica for replica in self._probers if replica not in watched]:

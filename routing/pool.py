@@ -263,7 +263,7 @@ class Place:
 def _way(spec: PlaceSpec) -> tuple[object, ...]:
     """Return what a connection depends on besides its address."""
     return (
-        spec.headers, spec.timeouts, spec.tls, spec.max_connections, spec.dialect, spec.base_url, spec.responses,
+        spec.headers, spec.timeouts, spec.tls, spec.max_connections, spec.dialect, spec.base_url, spec.responses, spec.fault,
     )  # fmt: skip
 
 

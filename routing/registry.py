@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from airi.config.document import ConfigDocument
 from airi.config.kinds import Model, ModelContract, Pool, Provider, Retries, Target
 from airi.errors import AiriError, ConfigError
+from airi.secrets import Secret
 from routing.contract import Needs, droppable, dropped_fields, refusal, unmet
 from routing.errors import UnknownModelError
 from routing.prices import PriceMap, TokenPrice, configured, dearest
@@ -121,13 +122,15 @@ class RoutingTable:
         price_map: PriceMap | None = None,
         *,
         resolve_secret: SecretResolver = resolve_plain_reference,
+        lenient: bool = False,
     ) -> RoutingTable:
         """Make the table of a document; raise :class:`~airi.errors.ConfigError` naming every fault.
 
-        ``price_map`` defaults to the map of the installed litellm, read once here and let go.
+        ``price_map`` defaults to the map of the installed litellm, read once here and let go. With ``lenient`` a place whose
+        secret or TLS file is not on this machine fails its own calls (:attr:`PlaceSpec.fault`) and nobody else's.
         """
         problems: list[str] = []
-        places = _places(document, resolve_secret, problems)
+        places = _places(document, resolve_secret, problems, lenient)
         prices = PriceMap.load() if price_map is None else price_map
         routes: dict[str, Route] = {}
         for model in document.all(Model):
@@ -163,26 +166,47 @@ class RoutingTable:
 
 
 def _places(
-    document: ConfigDocument, resolve: SecretResolver, problems: list[str]
+    document: ConfigDocument, resolve: SecretResolver, problems: list[str], lenient: bool
 ) -> dict[str, PlaceSpec | None]:
     """Describe every pool and provider under ``pool:NAME`` and ``provider:NAME``; ``None`` where one is faulty."""
     places: dict[str, PlaceSpec | None] = {}
     resources: list[Pool | Provider] = [*document.all(Pool), *document.all(Provider)]
     for resource in resources:
-        name = resource.metadata.name
-        key = f"{resource.kind.lower()}:{name}"
+        name = f"{resource.kind}/{resource.metadata.name}"
+        key = f"{resource.kind.lower()}:{resource.metadata.name}"
         try:
-            spec = (
-                pool_spec(resource, resolve)
-                if isinstance(resource, Pool)
-                else provider_spec(resource, resolve)
-            )
-            check_reachable(spec)
-            places[key] = spec
+            places[key] = _lenient_place(resource, resolve) if lenient else _place(resource, resolve)
         except (ValueError, AiriError) as error:
             places[key] = None
-            problems.append(f"{resource.kind}/{name}: {error}")
+            problems.append(f"{name}: {str(error).removeprefix(f'{name}: ')}")
     return places
+
+
+def _place(resource: Pool | Provider, resolve: SecretResolver) -> PlaceSpec:
+    spec = pool_spec(resource, resolve) if isinstance(resource, Pool) else provider_spec(resource, resolve)
+    check_reachable(spec)
+    return spec
+
+
+def _lenient_place(resource: Pool | Provider, resolve: SecretResolver) -> PlaceSpec:
+    """Describe a place; what this machine lacks for it becomes its ``fault``, and no secret is kept then."""
+    faults: list[str] = []
+
+    def ask(reference: str, where: str) -> Secret:
+        try:
+            return resolve(reference, where)
+        except (ValueError, AiriError) as error:
+            faults.append(str(error))
+            return Secret("")
+
+    spec = pool_spec(resource, ask) if isinstance(resource, Pool) else provider_spec(resource, ask)
+    try:
+        check_reachable(spec)
+    except (ValueError, AiriError) as error:
+        faults.append(str(error))
+    if not faults:
+        return spec
+    return replace(spec, fault="; ".join(faults), headers=(), api_key=None, aws=None)
 
 
 def _route(

@@ -78,6 +78,8 @@ class PlaceSpec:
     responses: bool = False
     """Whether it speaks the Responses API beside chat completions."""
     aws: AwsKeys | None = field(default=None, repr=False)
+    fault: str = ""
+    """Why nothing can be sent there from this machine (a secret or a TLS file is missing); empty when something can."""
 
 
 def resolve_plain_reference(reference: str, where: str = "") -> Secret:

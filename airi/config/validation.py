@@ -6,6 +6,7 @@ and the configuration is refused. A name in a scope that fits nothing yet is a w
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from airi.config.kinds import (
     UpstreamTls,
 )
 from airi.config.positions import Where
+from airi.config.secrets import references as secret_references
 
 Validator = Callable[[Any, Where], list[str]]
 """A room's deep check of one resource of a kind: returns whole lines, ``f"{where('when')}: what is wrong"``."""
@@ -66,6 +68,7 @@ def check(
         where = places.get(key) or Where(*key)
         if key in deep:
             findings.problems += _alone(resource, where)
+            findings.warnings += _unset(resource, where)
         findings.problems += _dangling(document, resource, where)
         findings.warnings += _unmatched(document, resource, where)
         validator = (validators or {}).get(resource.kind)
@@ -134,6 +137,20 @@ def _unmatched(document: ConfigDocument, resource: AnyResource, where: Where) ->
         if "*" in name or (kind, name) in document.resources or name.startswith(RESERVED_MODEL_PREFIX):
             continue
         warnings.append(f"{where(*path)}: fits no {kind} so far{_hint(document, kind, name)}")
+    return warnings
+
+
+def _unset(resource: AnyResource, where: Where) -> list[str]:
+    """Variables that a resource takes its secrets from and that this process has not: they may be set elsewhere."""
+    warnings = []
+    for field_name, reference in secret_references(resource):
+        variable = reference.removeprefix("${env:").removesuffix("}")
+        if variable != reference.removesuffix("}") and not os.environ.get(variable):
+            path = field_name.split(".", 2 if field_name.startswith("http.") else 1)
+            warnings.append(
+                f"{where(*path)}: the environment variable {variable} is not set here; where the gateway lacks it too, "
+                "these calls fail"
+            )
     return warnings
 
 

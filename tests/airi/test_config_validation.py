@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from airi.config.document import ConfigDocument
 from airi.config.loader import load_text
 from airi.config.positions import Where
@@ -74,6 +76,27 @@ effect: deny
         "f:18: Policy/p: scope.tenants.0: fits no Tenant so far; did you mean 'acme'?",
         "f:18: Policy/p: scope.models.1: fits no Model so far; did you mean 'small'?",
     ]
+
+
+def test_a_variable_that_is_not_set_here_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AN_UNSET_KEY", raising=False)
+    text = f"""\
+{HEAD}kind: Provider
+metadata: {{name: o}}
+base_url: https://h.example/v1
+api_key: "${{env:AN_UNSET_KEY}}"
+secret_headers:
+  x-a: "${{env:HOME}}"
+  x-b.c: "${{env:AN_UNSET_KEY}}"
+"""
+    findings = run(text)
+    assert not findings.problems
+    assert [warning.partition(" is not set")[0] for warning in findings.warnings] == [
+        "f:5: Provider/o: api_key: the environment variable AN_UNSET_KEY",
+        "f:8: Provider/o: secret_headers.x-b.c: the environment variable AN_UNSET_KEY",
+    ]
+    monkeypatch.setenv("AN_UNSET_KEY", "sk")
+    assert run(text) == Findings()
 
 
 def test_what_is_wrong_within_one_resource() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from airi.config.document import ConfigDocument
+from airi.config.kinds import AnyResource
 from airi.errors import ConfigError
 from airi.secrets import Secret
 from routing.contract import Needs
@@ -132,6 +133,27 @@ def test_secrets_are_resolved_where_they_stand_and_never_shown(tmp_path: Path) -
         resolve_plain_reference("${file:/nowhere}")
     with pytest.raises(ValueError, match="Provider"):
         resolve_plain_reference("${sealed:1}", "Provider|o|api_key")
+
+
+def test_a_place_whose_secret_is_missing_here_fails_alone() -> None:
+    resources: list[AnyResource] = [
+        provider(
+            "o", "https://h/v1", api_key="${env:NOT_SET_ANYWHERE}", secret_headers={"x-k": "${env:HOME}"}
+        ),
+        provider("tls", "https://h/v1", tls={"ca_file": "/nowhere.pem"}),
+        pool("p", UP),
+        model("hosted", {"provider": "o"}, fallbacks=["own"]),
+        model("own", {"pool": "p"}),
+    ]
+    document = ConfigDocument.of(resources)
+    built = RoutingTable.build(document, PriceMap({}), lenient=True)
+    assert set(built.routes) == {"hosted", "own"}
+    assert "NOT_SET_ANYWHERE is not set" in built.places["provider:o"].fault
+    assert built.places["provider:o"].headers == (), "no half of what it needs is kept"
+    assert "/nowhere.pem" in built.places["provider:tls"].fault
+    assert not built.places["pool:p"].fault
+    with pytest.raises(ConfigError, match=r"^Provider/o: the environment variable"):
+        RoutingTable.build(document, PriceMap({}))
 
 
 @pytest.mark.parametrize(

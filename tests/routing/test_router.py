@@ -11,7 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from airi.config.document import ConfigDocument
 from airi.config.kinds import AnyResource
+from airi.errors import AiriError
 from routing.call import Call
 from routing.contract import Needs
 from routing.errors import (
@@ -24,6 +26,7 @@ from routing.errors import (
 )
 from routing.payload import Payload
 from routing.plan import ordered
+from routing.prices import PriceMap
 from routing.registry import RoutingTable
 from routing.router import Router
 from tests.routing.build import model, pool, provider, table
@@ -291,6 +294,38 @@ async def test_fallbacks_only_within_the_contract() -> None:
         assert (answer.target, answer.version, len(b.seen)) == ("pc", "large@v1", 0)
         assert [attempt.label for attempt in answer.attempts] == ["m@v1"] * 3 + ["large@v1"]
         assert (await router.send(call(built))).target == "pb"
+
+
+async def test_a_place_without_its_secret_fails_its_own_calls_until_it_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with OpenAIServer("a") as a, OpenAIServer("b") as b:
+        resources: list[AnyResource] = [
+            provider("pa", a.url + "/v1", api_key="${env:AN_UNSET_KEY}"),
+            provider("pb", b.url + "/v1"),
+            model("m", {"provider": "pa"}, fallbacks=["own"], retries=FAST),
+            model("alone", {"provider": "pa"}, retries=FAST),
+            model("own", {"provider": "pb"}),
+        ]
+        document = ConfigDocument.of(resources)
+        built = RoutingTable.build(document, PriceMap({}), lenient=True)
+        router = Router(probe=False)
+        await router.apply(built)
+        answer = await router.send(call(built))
+        answer.close()
+        assert answer.target == "pb"
+        assert "AN_UNSET_KEY is not set" in answer.attempts[0].detail
+        with pytest.raises(AiriError) as caught:
+            await router.send(call(built, "alone"))
+        assert caught.value.status == 503
+        assert "AN_UNSET_KEY" not in caught.value.message, "callers are not told how the platform is set up"
+        monkeypatch.setenv("AN_UNSET_KEY", "sk-now")
+        built = RoutingTable.build(document, PriceMap({}), lenient=True)
+        await router.apply(built)
+        answer = await router.send(call(built, "alone"))
+        answer.close()
+        assert answer.target == "pa"
+        await router.close()
 
 
 async def test_needs_are_refused_by_name_or_dropped() -> None:
