@@ -102,7 +102,7 @@ class LitellmUpstream:
         if self._provider == "bedrock":
             access["aws_bedrock_runtime_endpoint"] = access.pop("api_base")
             access["aws_region_name"] = self._spec.aws.region if self._spec.aws else "us-east-1"
-            if path == "/chat/completions" and "/" not in model:
+            if path == "/chat/completions" and ("/" not in model or model.startswith("arn:")):
                 # One form for all models; litellm knows only some of them to have it.
                 access["model"] = f"bedrock/converse/{model}"
         return access

@@ -72,6 +72,8 @@ def _tie_clients(litellm: Any) -> None:
     handlers.AsyncHTTPHandler.create_client = lambda self, *_, **__: client_through(
         self.transport or CurrentTransport()
     )
+    for name in ("create_async_transport", "_create_async_transport"):  # for clients of OpenAI's SDK
+        setattr(handlers.AsyncHTTPHandler, name, staticmethod(lambda *_, **__: CurrentTransport()))
     handlers.HTTPHandler.create_client = lambda *_, **__: refusing_client()
     litellm.module_level_aclient.client = client_through(CurrentTransport())
     litellm.module_level_client.client = refusing_client()

@@ -56,7 +56,7 @@ class BedrockServer(WireServer):
         elif "inputText" in seen.body:
             send(writer, 200, {"embedding": [0.5, -1.0], "inputTextTokenCount": 3})
         else:
-            send(writer, 200, _answer(seen.body))
+            send(writer, 200, _answer(kind, seen.body))
         await writer.drain()
         return True
 
@@ -86,7 +86,9 @@ class BedrockServer(WireServer):
         if kind in ("broken", "throttled"):
             name = "throttlingException" if kind == "throttled" else "internalServerException"
             chunk(writer, frame(name, {"message": "Try your request again."}, exception=True))
-        for number, (name, data) in enumerate(_events(body) if kind not in ("broken", "throttled") else ()):
+        for number, (name, data) in enumerate(
+            _events(kind, body) if kind not in ("broken", "throttled") else ()
+        ):
             if number == 3 and kind in ("stall", "drop", "half"):
                 if kind == "half":
                     chunk(writer, frame(name, data)[:-7])
@@ -168,34 +170,49 @@ def _block(body: dict[str, Any]) -> dict[str, Any]:
     return {"text": "It rains." if answered else "hello"}
 
 
-def _answer(body: dict[str, Any]) -> dict[str, Any]:
+_THOUGHT = {"reasoningContent": {"reasoningText": {"text": "Hm.", "signature": "c2ln"}}}
+_REASONS = {"length": "max_tokens", "blocked": "guardrail_intervened"}
+
+
+def _answer(kind: str, body: dict[str, Any]) -> dict[str, Any]:
     block = _block(body)
+    content = [_THOUGHT, block] if kind == "think" else [block]
     return {
-        "output": {"message": {"role": "assistant", "content": [block]}},
-        "stopReason": "tool_use" if "toolUse" in block else "end_turn",
+        "output": {"message": {"role": "assistant", "content": content}},
+        "stopReason": "tool_use" if "toolUse" in block else _REASONS.get(kind, "end_turn"),
         "usage": _USAGE,
         "metrics": {"latencyMs": 5},
     }
 
 
-def _events(body: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _events(kind: str, body: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     block = _block(body)
+    opening: list[tuple[str, dict[str, Any]]] = []
+    at = 0
+    deltas: list[dict[str, Any]]
     if "toolUse" in block:
         use = block["toolUse"]
         start = {"toolUse": {"toolUseId": use["toolUseId"], "name": use["name"]}}
         opening = [("contentBlockStart", {"contentBlockIndex": 0, "start": start})]
-        deltas: list[dict[str, Any]] = [{"toolUse": {"input": part}} for part in ('{"city"', ': "Oslo"}')]
-        reason = "tool_use"
+        deltas = [{"toolUse": {"input": part}} for part in ('{"city"', ': "Oslo"}')]
+    elif kind == "think":
+        thoughts = ({"text": "Hm."}, {"signature": "c2ln"})
+        opening = [_delta(0, {"reasoningContent": thought}) for thought in thoughts]
+        opening.append(("contentBlockStop", {"contentBlockIndex": 0}))
+        deltas, at = [{"text": block["text"]}], 1
     else:
-        opening = []
         text = block["text"]
         deltas = [{"text": part} for part in (("hel", "lo", " you") if text == "hello" else (text,))]
-        reason = "end_turn"
     return [
         ("messageStart", {"role": "assistant"}),
         *opening,
-        *(("contentBlockDelta", {"contentBlockIndex": 0, "delta": delta, "p": "abcd"}) for delta in deltas),
-        ("contentBlockStop", {"contentBlockIndex": 0}),
-        ("messageStop", {"stopReason": reason}),
+        *(_delta(at, delta) for delta in deltas),
+        ("contentBlockStop", {"contentBlockIndex": at}),
+        ("messageStop", {"stopReason": _answer(kind, body)["stopReason"]}),
         ("metadata", {"usage": _USAGE, "metrics": {"latencyMs": 5}}),
     ]
+
+
+def _delta(index: int, delta: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    # "p" is padding, as the real service sends it.
+    return "contentBlockDelta", {"contentBlockIndex": index, "delta": delta, "p": "abcd"}

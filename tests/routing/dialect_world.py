@@ -22,7 +22,11 @@ from tests.routing.bedrock_server import BedrockServer
 from tests.routing.build import model, provider, table
 from tests.routing.gemini_server import GeminiServer
 
-MODELS = ("429", "400", "401", "503", "silent", "stall", "drop", "half", "cut", "broken", "throttled")
+MODELS = (
+    *("429", "400", "401", "503", "silent", "stall", "drop", "half", "cut", "broken", "throttled"),
+    *("think", "length", "blocked"),
+)
+ARN = "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.amazon.nova-lite-v1:0"
 SECRETS = {
     "GEMINI_TEST_KEY": gemini_server.KEY,
     "ACCESS": bedrock_server.ACCESS_KEY,
@@ -110,6 +114,7 @@ def _table(gemini: GeminiServer, bedrock: BedrockServer) -> RoutingTable:
         model("bedrock-x", {"provider": "aws", "model": "anthropic.claude-sonnet-4-5-20250929-v1:0"}, **once),
         model("bedrock-old", {"provider": "aws", "model": "anthropic.claude-3-5-sonnet-20240620-v1:0"}),
         model("bedrock-free", {"provider": "aws", "model": "amazon.nova-lite-v1:0"}, drop_params=True),
+        model("bedrock-arn", {"provider": "aws", "model": ARN}),
         model("bedrock-key", {"provider": "aws-key", "model": "amazon.nova-lite-v1:0"}),
         model("bedrock-vectors", titan, **once),
     )

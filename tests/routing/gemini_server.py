@@ -53,7 +53,7 @@ class GeminiServer(WireServer):
         elif "requests" in seen.body:
             send(writer, 200, {"embeddings": [{"values": [0.5, -1.0]} for _ in seen.body["requests"]]})
         else:
-            send(writer, 200, _answer(seen.body))
+            send(writer, 200, _answer(kind, seen.body))
         await writer.drain()
         return True
 
@@ -63,13 +63,13 @@ class GeminiServer(WireServer):
         begin(writer, "text/event-stream")
         if kind == "broken":
             chunk(writer, _event(_error(503, "UNAVAILABLE", "The model is overloaded.")))
-        for number, event in enumerate(_events(body) if kind != "broken" else ()):
+        for number, event in enumerate(_events(kind, body) if kind != "broken" else ()):
             if number == 2 and kind in ("stall", "drop"):
                 await writer.drain()
                 if kind == "stall":
                     await self.wait_for_leaving(reader)
                 return False
-            if kind != "cut" or "finishReason" not in event["candidates"][0]:
+            if kind != "cut" or "finishReason" not in json.dumps(event):
                 chunk(writer, _event(event))
         chunk(writer, b"")
         await writer.drain()
@@ -143,8 +143,8 @@ _USAGE = {
 }
 
 
-def _candidate(part: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
-    candidate: dict[str, Any] = {"content": {"parts": [part], "role": "model"}, "index": 0}
+def _candidate(*parts: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+    candidate: dict[str, Any] = {"content": {"parts": list(parts), "role": "model"}, "index": 0}
     if reason is not None:
         candidate["finishReason"] = reason
     return {
@@ -167,12 +167,25 @@ def _part(body: dict[str, Any]) -> dict[str, Any]:
     return {"text": "It rains." if answered else "hello"}
 
 
-def _answer(body: dict[str, Any]) -> dict[str, Any]:
-    return _candidate(_part(body), "STOP")
+_THOUGHT = {"text": "Hm.", "thought": True}
+_BLOCKED = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": _USAGE, "responseId": "r1"}
 
 
-def _events(body: dict[str, Any]) -> list[dict[str, Any]]:
+def _answer(kind: str, body: dict[str, Any]) -> dict[str, Any]:
+    if kind == "blocked":
+        return _BLOCKED
+    thoughts = [_THOUGHT] if kind == "think" else []
+    return _candidate(*thoughts, _part(body), reason="MAX_TOKENS" if kind == "length" else "STOP")
+
+
+def _events(kind: str, body: dict[str, Any]) -> list[dict[str, Any]]:
     part = _part(body)
-    if part != {"text": "hello"}:
-        return [_candidate(part, "STOP")]
-    return [_candidate({"text": "hel"}), _candidate({"text": "lo"}), _candidate({"text": " you"}, "STOP")]
+    if kind == "think":
+        return [_candidate(_THOUGHT), _candidate(part, reason="STOP")]
+    if kind in ("blocked", "length") or part != {"text": "hello"}:
+        return [_answer(kind, body)]
+    return [
+        _candidate({"text": "hel"}),
+        _candidate({"text": "lo"}),
+        _candidate({"text": " you"}, reason="STOP"),
+    ]

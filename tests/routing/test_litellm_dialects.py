@@ -6,7 +6,9 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from urllib.parse import unquote
 
+import httpx
 import msgspec
 import pytest
 
@@ -15,7 +17,7 @@ from routing.adapters.transport import STAND_IN
 from routing.errors import ContractError, UpstreamError
 from routing.payload import Payload
 from tests.routing import bedrock_server
-from tests.routing.dialect_world import World, dialect_world
+from tests.routing.dialect_world import ARN, World, dialect_world
 from tests.routing.gemini_server import SIGNATURE, camel
 
 # litellm's own types make pydantic warn when they are first used.
@@ -188,6 +190,23 @@ async def test_an_older_model_of_bedrock_is_given_the_schema_as_a_tool_unseen(wo
     assert [c["choices"][0]["finish_reason"] for c in chunks if c["choices"]][-1] == "stop"
 
 
+async def test_what_the_model_thought_is_apart_from_what_it_said(wire: World) -> None:
+    _, body = await wire.whole("think")
+    message = body["choices"][0]["message"]
+    assert (message["reasoning_content"], message["content"]) == ("Hm.", "hello")
+    deltas = [choice["delta"] for chunk in await wire.stream("think") for choice in chunk["choices"]]
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "Hm."
+    assert "".join(delta.get("content", "") for delta in deltas) == "hello"
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("length", "length"), ("blocked", "content_filter")])
+async def test_the_reason_of_an_end_is_told(wire: World, kind: str, reason: str) -> None:
+    _, body = await wire.whole(kind)
+    assert body["choices"][0]["finish_reason"] == reason
+    chunks = await wire.stream(kind)
+    assert [c["choices"][0]["finish_reason"] for c in chunks if c["choices"]][-1] == reason
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("kind", "status", "message"),
@@ -304,6 +323,16 @@ async def test_bedrocks_own_keys_are_bearer_tokens(world: World) -> None:
     assert world.bedrock.seen[-1].headers["authorization"] == f"Bearer {bedrock_server.BEARER}"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_profile_of_bedrock_is_named_and_signed_as_one_part_of_the_path(
+    world: World, stream: bool
+) -> None:
+    said = await (world.stream(alias="bedrock-arn") if stream else world.whole(alias="bedrock-arn"))
+    assert "hel" in repr(said)
+    name, _, route = world.bedrock.seen[-1].path.removeprefix("/model/").partition("/")
+    assert (unquote(name), route) == (ARN, "converse-stream" if stream else "converse")
+
+
 async def test_the_environments_keys_are_never_used(world: World) -> None:
     with pytest.raises(UpstreamError) as caught:
         await world.whole(alias="gemini-open")
@@ -319,6 +348,9 @@ async def test_litellm_sends_nothing_outside_a_call() -> None:
     for client in (litellm.module_level_aclient, litellm.AsyncHTTPHandler()):
         with pytest.raises(Exception, match="outside a call"):
             await client.get("http://127.0.0.1:9/")
+    own = httpx.AsyncClient(transport=litellm.AsyncHTTPHandler._create_async_transport())
+    with pytest.raises(httpx.ConnectError, match="outside a call"):
+        await own.get("http://127.0.0.1:9/")
     for blocking in (litellm.module_level_client, litellm.HTTPHandler()):
         with pytest.raises(Exception, match="send nothing"):
             blocking.get("http://127.0.0.1:9/")
