@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.support.live import Live
+from tests.support.node_sdk import install_node_sdk, run_node
 
 pytestmark = pytest.mark.integration
-PACKAGES = ("openai@6.30.1", "zod@4.6.7")
 SCRIPT = """
 import OpenAI from "openai";
 import { zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
@@ -61,34 +57,11 @@ console.log(JSON.stringify(found));
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the SDK in it."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("node and npm are not here")
-    folder = tmp_path_factory.mktemp("node")
-    (folder / "package.json").write_text('{"type": "module", "private": true}')
-    command = ["npm", "install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts", *PACKAGES]
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
-        failed = done.stderr if done.returncode else ""
-    except subprocess.TimeoutExpired:
-        failed = "npm took longer than 100 s"
-    if failed:
-        words = f"the Node SDK could not be installed: {failed[-500:]}"
-        pytest.fail(words) if os.environ.get("CI") == "true" else pytest.skip(words)
-    return folder
+    return install_node_sdk(tmp_path_factory.mktemp("node"))
 
 
 def test_the_node_sdk(project: Path, live: Live) -> None:
-    (project / "drive.mjs").write_text(SCRIPT)
-    environment = {
-        "PATH": os.environ["PATH"],
-        "OPENAI_API_KEY": live.key,
-        "OPENAI_BASE_URL": f"{live.base}/v1",
-    }
-    done = subprocess.run(
-        ["node", "drive.mjs"], cwd=project, env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = run_node(project, SCRIPT, key=live.key, base_url=f"{live.base}/v1")
     assert found.pop("error") == "model_not_found"
     assert found.pop("timeout") == "APIConnectionTimeoutError"
     assert all(value is True for value in found.values()), found
