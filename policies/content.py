@@ -15,6 +15,8 @@ Body = dict[str, Any]
 Path = tuple[str | int, ...]
 TEXT_FIELDS = ("content", "reasoning_content", "reasoning", "refusal")
 """Fields of a message or a delta that hold text."""
+BLOCK_FIELDS = ("thinking_blocks", "reasoning_details")
+"""Fields that hold reasoning as a list of blocks, signed by the model that made them."""
 
 
 class Slot(NamedTuple):
@@ -94,6 +96,9 @@ def message_texts(message: Body, path: Path) -> Iterator[Slot]:
             yield Slot((*path, field), value)
         elif isinstance(value, list):
             yield from _texts(value, (*path, field))
+    for field in BLOCK_FIELDS:
+        if field in message:
+            yield from _texts(message[field], (*path, field))
     calls = message.get("tool_calls")
     for index, call in enumerate(calls if isinstance(calls, list) else ()):
         if isinstance(call, dict):
@@ -136,7 +141,10 @@ def item_texts(value: Any, path: Path) -> Iterator[Slot]:
 
 
 def rewrite(body: Body, changes: dict[Path, str]) -> Body:
-    """Return a body with ``changes`` made; what lies on no changed path is shared with the original."""
+    """Return a body with ``changes`` made; what lies on no changed path is shared with the original.
+
+    A block of reasoning whose text changed loses its signature, which is of the text that it had.
+    """
     result = dict(body)
     copied: dict[Path, Any] = {(): result}
     for path, text in changes.items():
@@ -148,5 +156,8 @@ def rewrite(body: Body, changes: dict[Path, str]) -> Body:
                 copied[prefix] = parent[path[depth - 1]] = (
                     dict(inner) if isinstance(inner, dict) else list(inner)
                 )
-        copied[path[:-1]][path[-1]] = text
+        parent = copied[path[:-1]]
+        parent[path[-1]] = text
+        if isinstance(parent, dict) and parent.get("signature"):
+            parent["signature"] = ""
     return result

@@ -14,7 +14,7 @@ from airi.errors import AiriError
 from policies import content
 from policies.content import Path, Slot
 from policies.detectors import Scanner
-from policies.engine_stream import Field
+from policies.engine_field import Field
 from policies.redaction import Judge
 from policies.rewriting import void_marks
 

@@ -11,44 +11,13 @@ from typing import Any
 from airi.errors import AiriError
 from policies.content import TEXT_FIELDS
 from policies.detectors import Scanner
-from policies.redaction import JsonStream, Judge, TextStream
-from policies.redaction.text import apply
+from policies.engine_blocks import BlockWriter
+from policies.engine_field import Field
+from policies.redaction import Judge
 
 Chunk = dict[str, Any]
 _MAX_STREAMS = 1_024
 _REPEATED = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
-
-
-class Field:
-    """One field's text as it grows: what comes in, what may go out."""
-
-    __slots__ = ("_held", "_json", "_surrogate", "_text")
-
-    def __init__(self, scanner: Scanner, judge: Judge, json: bool) -> None:
-        self._json = JsonStream(scanner, judge) if json else None
-        self._text = TextStream(scanner, judge)
-        self._held = ""
-        self._surrogate = ""
-
-    def feed(self, piece: str, final: bool = False) -> str:
-        if not piece.isascii() or self._surrogate:
-            piece = self._pair(piece, final)
-        if self._json is not None:
-            return self._json.feed(piece, final)
-        released, self._held = apply(self._text.feed(piece, final), self._held + piece)
-        return released
-
-    def _pair(self, piece: str, final: bool) -> str:
-        """Join the halves of a character that was cut; half a character alone becomes U+FFFD."""
-        piece = self._surrogate + piece
-        self._surrogate = ""
-        if not final and "\ud800" <= piece[-1:] <= "\udbff":
-            piece, self._surrogate = piece[:-1], piece[-1]
-        try:
-            piece.encode()
-        except UnicodeEncodeError:
-            return piece.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        return piece
 
 
 class ChunkWriter:
@@ -59,6 +28,9 @@ class ChunkWriter:
         self._judge = judge
         self._blank_logprobs = blank_logprobs
         self._fields: dict[tuple[Any, ...], Field] = {}
+        self._blocks = BlockWriter(scanner, judge)
+        self._choices: set[Any] = set()
+        """Choices that have blocks."""
         self._frame: Chunk = {}
 
     def feed(self, chunk: Chunk) -> list[Chunk]:
@@ -79,7 +51,7 @@ class ChunkWriter:
     def finish(self) -> list[Chunk]:
         """Return what is still held, for a stream that ended without saying why."""
         out: list[Chunk] = []
-        for index in sorted({key[0] for key in self._fields}):
+        for index in sorted({key[0] for key in self._fields} | self._choices):
             self._flush(index, set(), out)
         return out
 
@@ -113,6 +85,9 @@ class ChunkWriter:
                 released = self._feed((index, name), piece, final, used)
                 if released != piece:
                     changes[name] = released
+        if "thinking_blocks" in delta or "reasoning_details" in delta:
+            changes |= self._blocks.feed(delta, index, final=final)
+            self._choices.add(index)
         calls = delta.get("tool_calls")
         if isinstance(calls, list) and calls:
             new_calls = [self._call(call, index, number, final, used) for number, call in enumerate(calls)]
@@ -176,6 +151,9 @@ class ChunkWriter:
                 delta["function_call"] = {"arguments": rest}
             else:
                 delta[key[1]] = rest
+        if index in self._choices:
+            self._choices.discard(index)
+            delta.update(self._blocks.flush(index))
         if delta or text:
             choice = {"index": index, "finish_reason": None, **({"text": text} if text else {"delta": delta})}
             frame = {name: self._frame[name] for name in _REPEATED if name in self._frame}

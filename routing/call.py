@@ -43,6 +43,8 @@ class Call:
     needs: Needs = NOTHING
     native: NativeForm | None = None
     """The call in the form of its own API, for targets that speak it; ``payload`` is for the others."""
+    thinking: bool = False
+    """Messages hold ``thinking_blocks`` that another dialect's front has put there: only translated targets take them."""
     sent: bool = False
     """Set by the router: an upstream may have begun to serve it, and no answer has said otherwise."""
 

@@ -44,6 +44,15 @@ class ToolCall(msgspec.Struct):
         return (self.function.arguments or "") if self.function is not None else ""
 
 
+class ThinkingBlock(msgspec.Struct):
+    """A block of Anthropic's reasoning, or a piece of one: its text, the signature that ends it, or ``data`` in cipher."""
+
+    type: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    data: str | None = None
+
+
 class Message(msgspec.Struct):
     """An answer's message, or a delta of it. Engines say ``reasoning_content`` or ``reasoning``."""
 
@@ -51,6 +60,7 @@ class Message(msgspec.Struct):
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    thinking_blocks: list[ThinkingBlock] | None = None
     tool_calls: list[ToolCall] | None = None
 
     @property

@@ -7,6 +7,7 @@ from typing import Any
 
 from airi.errors import AiriError
 from gateway import detectors, workflows
+from gateway.dialects.anthropic.front import MessageCall
 from gateway.exchange import Exchange
 from gateway.operations import EMBEDDINGS
 from gateway.runtime import Runtime
@@ -49,6 +50,7 @@ async def route(runtime: Runtime, exchange: Exchange) -> None:
         overrides=overrides,
         needs=_needs(exchange),
         native=native,
+        thinking=isinstance(exchange.translation, MessageCall) and exchange.translation.thinking,
     )
     exchange.call = call
     try:

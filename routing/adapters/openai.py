@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from airi.http.client import ClientOptions, HttpPool, Response
 from routing.call import Call, Header
@@ -43,6 +44,10 @@ def forwarded(headers: Sequence[Header], names: frozenset[bytes] = FORWARDED) ->
     if block.count(b"\n") == len(lines) == block.count(b"\r") and b"\0" not in block:
         return block
     return b"".join(line for line in lines if not _BREAKS.search(line, 0, len(line) - 2))
+
+
+def _without_thoughts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in each.items() if name != "thinking_blocks"} for each in messages]
 
 
 class OpenAIUpstream:
@@ -86,6 +91,8 @@ class OpenAIUpstream:
     def _encode(self, call: Call, model: str, drop: tuple[str, ...]) -> bytes:
         """Return the body. OpenAI's own reasoning models refuse ``max_tokens``, and all of its models take the newer name."""
         overrides = call.overrides
+        if call.thinking:
+            overrides = {**(overrides or {}), "messages": _without_thoughts(call.payload.body["messages"])}
         if self._hosted_by_openai and call.path == "/chat/completions":
             limit = (overrides or {}).get(_OLD_LIMIT) or call.payload.body.get(_OLD_LIMIT)
             if limit is not None:

@@ -43,7 +43,7 @@ _ANSWER_FIELDS = frozenset(
     {"id", "object", "created", "model", "choices", "usage", "service_tier", "system_fingerprint", "data"}
 )
 _EXTRA = "provider_specific_fields"
-_DELTA_FIELDS = ("role", "content", "tool_calls", "reasoning_content", "refusal")
+_DELTA_FIELDS = ("role", "content", "tool_calls", "reasoning_content", "thinking_blocks", "refusal")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -59,7 +59,22 @@ def parameters(call: Call, model: str, drop: tuple[str, ...]) -> dict[str, Any]:
             raise ContractError(f"The model '{call.route.alias}' does not take '{name}'.", param=name)
     for message in body.get("messages") or ():
         _refuse_fetching(message, https="anthropic" in call.route.targets[0].dialect)
+    if body.get("messages"):
+        body["messages"] = [_with_signed_thoughts(message) for message in body["messages"]]
     return {name: value for name, value in body.items() if name in allowed and value is not None}
+
+
+def _with_signed_thoughts(message: Any) -> Any:
+    """Return a message without the blocks of reasoning that its model would not take back: those that lost their signature."""
+    if not isinstance(message, dict) or not isinstance(message.get("thinking_blocks"), list):
+        return message
+    others = {name: value for name, value in message.items() if name != "thinking_blocks"}
+    signed = [
+        block
+        for block in message["thinking_blocks"]
+        if isinstance(block, dict) and (block.get("signature") or block.get("data"))
+    ]
+    return {**others, "thinking_blocks": signed} if signed else others
 
 
 def _refuse_fetching(message: Any, *, https: bool) -> None:

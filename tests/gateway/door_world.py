@@ -11,7 +11,7 @@ import httpx
 
 from tests.gateway.upstreams import Recorder, serving
 from tests.routing import bedrock_server, gemini_server
-from tests.routing.anthropic_server import AnthropicServer
+from tests.routing.anthropic_server import THINKS, AnthropicServer
 from tests.routing.bedrock_server import BedrockServer
 from tests.routing.gemini_server import GeminiServer
 from tests.support.live import Live, wait_until
@@ -76,6 +76,7 @@ _MODELS = "".join(
         ),
         ("claude/text", "claude", "claude-text", _VISION),
         ("claude/drop", "claude", "claude-text", "drop_params: true"),
+        ("claude/thinks", "claude", THINKS, "fallbacks: [rec/echo]\nretries: {max_attempts: 1}"),
         ("claude/429", "claude", "claude-429", "retries: {max_attempts: 1}"),
         ("gemini/text", "gemini", "gemini-2.5-flash", _VISION),
         ("gemini/401", "gemini", "gemini-401", ""),

@@ -127,6 +127,7 @@ def test_a_whole_conversation_becomes_chat() -> None:
             {
                 "role": "assistant",
                 "content": "I look.",
+                "thinking_blocks": [{"type": "thinking", "thinking": "Hm.", "signature": "s"}],
                 "tool_calls": [
                     {
                         "id": "t1",
@@ -267,6 +268,43 @@ def test_a_stream_of_thinking_text_and_tools() -> None:
     assert found[-2]["delta"]["stop_reason"] == "tool_use"
     assert found[-2]["usage"]["input_tokens"] == 11
     assert found[-2]["usage"]["output_tokens"] == 7
+
+
+def test_thoughts_without_a_signature_are_not_sent_on() -> None:
+    thoughts = [
+        {"type": "thinking", "thinking": "Hm.", "signature": ""},
+        {"type": "thinking", "thinking": "Oh."},
+    ]
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": thoughts}]
+    chat = to_chat({"model": "m", "max_tokens": 9, "messages": turns})
+    assert chat["messages"][1] == {"role": "assistant", "content": ""}
+
+
+def test_blocks_of_thinking_keep_their_signatures_and_ciphers() -> None:
+    blocks = [
+        {"type": "thinking", "thinking": "Hm.", "signature": "s1"},
+        {"type": "redacted_thinking", "data": "Y2lwaGVy"},
+        {"type": "thinking", "thinking": "", "signature": "s2"},
+    ]
+    said = {"content": "x", "reasoning_content": "Hm.", "thinking_blocks": blocks}
+    answer = {"choices": [{"message": said, "finish_reason": "stop"}]}
+    assert to_message(completion_of(answer), Usage(), "m")["content"][:3] == blocks
+    stream = MessageStream("asked", 3)
+    pieces: list[dict[str, Any]] = [
+        {"type": "thinking", "thinking": "H"}, {"type": "thinking", "thinking": "m."},
+        {"type": "thinking", "thinking": "", "signature": "s1"}, blocks[1], blocks[2],
+    ]  # fmt: skip
+    wire = b"".join(
+        stream.feed(chunk({"thinking_blocks": [piece], "reasoning_content": piece.get("thinking")}))
+        for piece in pieces
+    )
+    found = events(wire + stream.feed(chunk({"content": "x"}, finish_reason="stop")) + stream.end())
+    starts = [event["content_block"] for event in found if event["type"] == "content_block_start"]
+    assert [block["type"] for block in starts] == ["thinking", "redacted_thinking", "thinking", "text"]
+    assert starts[1] == blocks[1]
+    deltas = [event["delta"] for event in found if event["type"] == "content_block_delta"]
+    assert "".join(delta.get("thinking", "") for delta in deltas) == "Hm."
+    assert [delta["signature"] for delta in deltas if delta["type"] == "signature_delta"] == ["s1", "s2"]
 
 
 @given(st.data())

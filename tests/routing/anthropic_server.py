@@ -38,7 +38,10 @@ class AnthropicServer(WireServer):
         self, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
         begin(writer, "text/event-stream")
-        events = _tool_events() if body.get("tools") else _text_events(body)
+        if body["model"] == THINKS:
+            events = _thinking_events(body)
+        else:
+            events = _tool_events() if body.get("tools") else _text_events(body)
         for number, (name, data) in enumerate(events):
             if body["model"] == "claude-stall" and number == 4:
                 await writer.drain()
@@ -59,13 +62,22 @@ def _error(kind: str, message: str) -> dict[str, Any]:
     return {"type": "error", "error": {"type": kind, "message": message}}
 
 
+THINKS = "claude-sonnet-4-5"
+"""A model that litellm knows to think."""
+THOUGHTS: list[dict[str, Any]] = [
+    {"type": "thinking", "thinking": "Ann is ann@example.com, I think.", "signature": "c2lnbmVk"},
+    {"type": "redacted_thinking", "data": "Y2lwaGVy"},
+]
+"""What it thinks before it says hello."""
 _USAGE = {"input_tokens": 10, "cache_read_input_tokens": 4, "cache_creation_input_tokens": 2}
 
 
 def _message(body: dict[str, Any]) -> dict[str, Any]:
     content: list[dict[str, Any]] = [{"type": "text", "text": "hello"}]
     reason = "end_turn"
-    if body.get("tools"):
+    if body["model"] == THINKS:
+        content = [*THOUGHTS, *content]
+    elif body.get("tools"):
         content = [{"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Oslo"}}]
         reason = "tool_use"
     return {
@@ -116,6 +128,37 @@ def _text_events(body: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     ]
     stop = ("content_block_stop", {"type": "content_block_stop", "index": 0})
     return [_start(body["model"]), ("content_block_start", block), *deltas, stop, *_end("end_turn")]
+
+
+def _thinking_events(body: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    thought, cipher = THOUGHTS
+    text = thought["thinking"]
+    deltas = [{"type": "thinking_delta", "thinking": text[at : at + 5]} for at in range(0, len(text), 5)]
+    deltas.append({"type": "signature_delta", "signature": thought["signature"]})
+    events = [
+        _start(body["model"]),
+        _block_start(0, {"type": "thinking", "thinking": "", "signature": ""}),
+        *(_delta(0, delta) for delta in deltas),
+        _block_stop(0),
+        _block_start(1, cipher),
+        _block_stop(1),
+        _block_start(2, {"type": "text", "text": ""}),
+        _delta(2, {"type": "text_delta", "text": "hello"}),
+        _block_stop(2),
+    ]
+    return [*events, *_end("end_turn")]
+
+
+def _block_start(index: int, block: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return "content_block_start", {"type": "content_block_start", "index": index, "content_block": block}
+
+
+def _delta(index: int, delta: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return "content_block_delta", {"type": "content_block_delta", "index": index, "delta": delta}
+
+
+def _block_stop(index: int) -> tuple[str, dict[str, Any]]:
+    return "content_block_stop", {"type": "content_block_stop", "index": index}
 
 
 def _tool_events() -> list[tuple[str, dict[str, Any]]]:

@@ -8,7 +8,7 @@ import msgspec
 
 from airi.errors import AiriError
 from airi.ids import new_id
-from gateway.dialects.chat import Completion
+from gateway.dialects.chat import Completion, Message
 from gateway.dialects.front import Body
 from gateway.usage import Usage
 
@@ -39,8 +39,7 @@ def to_message(answer: Completion, usage: Usage, model: str) -> Body:
     said = choice.message if choice is not None else None
     content: list[Body] = []
     if said is not None:
-        if said.thought:
-            content.append({"type": "thinking", "thinking": said.thought, "signature": ""})
+        content += _thoughts(said)
         text = said.content or said.refusal
         if text:
             content.append({"type": "text", "text": text, "citations": None})
@@ -66,6 +65,18 @@ def to_message(answer: Completion, usage: Usage, model: str) -> Body:
         "stop_sequence": sequence,
         "usage": usage_of(usage),
     }
+
+
+def _thoughts(said: Message) -> list[Body]:
+    """Return the blocks of reasoning; without a signature where the model gives none."""
+    if not said.thinking_blocks:
+        return [{"type": "thinking", "thinking": said.thought, "signature": ""}] if said.thought else []
+    return [
+        {"type": "redacted_thinking", "data": block.data}
+        if block.data is not None
+        else {"type": "thinking", "thinking": block.thinking or "", "signature": block.signature or ""}
+        for block in said.thinking_blocks
+    ]
 
 
 def stop_reason(finish_reason: str | None, sequence: str | None, *, refused: bool = False) -> str:

@@ -41,11 +41,12 @@ def user_messages(value: Turn, where: str) -> list[Body]:
 
 
 def assistant_message(value: Turn, where: str) -> Body:
-    """Return an assistant's turn: its text and its tool calls."""
+    """Return an assistant's turn: its text, its tool calls, and as ``thinking_blocks`` the reasoning that its model has signed."""
     if isinstance(value, str):
         return {"role": "assistant", "content": value}
     texts: list[str] = []
     calls: list[Body] = []
+    thoughts: list[Body] = []
     for index, block in enumerate(items(value, f"{where}.content")):
         place = f"{where}.content.{index}"
         kind = block.get("type")
@@ -53,9 +54,14 @@ def assistant_message(value: Turn, where: str) -> Body:
             texts.append(text_field(block, "text", f"{place}."))
         elif kind == "tool_use":
             calls.append(_tool_use(block, place))
-        elif kind not in ("thinking", "redacted_thinking"):
+        elif kind in ("thinking", "redacted_thinking"):
+            if block.get("signature") or block.get("data"):
+                thoughts.append(block)
+        else:
             raise wrong(f"{place}.type", f"'{kind}' {_ONLY_THERE}", "unsupported")
     message: Body = {"role": "assistant", "content": "\n".join(texts) if texts else None}
+    if thoughts:
+        message["thinking_blocks"] = thoughts
     if calls:
         message["tool_calls"] = calls
     elif not texts:

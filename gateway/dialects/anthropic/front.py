@@ -27,6 +27,7 @@ class MessageCall:
     def __init__(self, chat: Body, input_estimate: int) -> None:
         self.chat = chat
         self.native = None
+        self.thinking = any("thinking_blocks" in message for message in chat["messages"])
         self._model = str(chat.get("model"))
         self._stream = MessageStream(self._model, input_estimate)
 

@@ -1,8 +1,8 @@
 """A Messages request as a chat completion.
 
 Fields without a counterpart are refused by name, or left out where the model's route says ``drop_params``; fields that
-are unknown here pass through unchanged. Thinking of earlier turns is not sent on: chat completions have no place for
-it, and its signatures belong to the model that made it.
+are unknown here pass through unchanged. Thinking of earlier turns that its model has signed goes along as ``thinking_blocks``, which
+only targets of such models are sent.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def to_chat(body: Body, *, drop: bool = False) -> Body:
         if name in _TRANSLATED or name in _HINTS or name in chat:
             continue
         if name == "context_management" and _clears_thinking_alone(value):
-            continue  # thinking of earlier turns is never sent on
+            continue  # Anthropic leaves the thinking of earlier turns out by itself
         if name in _ANTHROPICS_OWN:
             if value not in (None, [], {}) and not drop:
                 raise wrong(

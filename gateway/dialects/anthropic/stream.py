@@ -12,7 +12,7 @@ import msgspec
 
 from airi.ids import new_id
 from gateway.dialects.anthropic.answer import stop_reason, usage_of
-from gateway.dialects.chat import Completion, ToolCall, chunks_of, complete_json
+from gateway.dialects.chat import Completion, ThinkingBlock, ToolCall, chunks_of, complete_json
 from gateway.dialects.front import Body
 from gateway.errors import UpstreamStreamError
 from gateway.usage import Usage, from_openai
@@ -67,7 +67,10 @@ class MessageStream:
                 if choice.index:
                     continue
                 if choice.delta is not None:
-                    self._delta(choice.delta.thought, "thinking", out)
+                    if choice.delta.thinking_blocks:
+                        self._think(choice.delta.thinking_blocks, out)
+                    else:
+                        self._delta(choice.delta.thought, "thinking", out)
                     self._refused = self._refused or bool(choice.delta.refusal)
                     self._delta(choice.delta.content or choice.delta.refusal or "", "text", out)
                     for call in choice.delta.tool_calls or ():
@@ -125,6 +128,23 @@ class MessageStream:
         out.append(
             event("content_block_delta", index=self._index, delta={"type": f"{kind}_delta", kind: text})
         )
+
+    def _think(self, pieces: list[ThinkingBlock], out: list[bytes]) -> None:
+        """Send reasoning that comes in blocks; the same text in ``reasoning_content`` beside them is not sent again."""
+        for piece in pieces:
+            if piece.data is not None:
+                if self._streaming is not None:
+                    self._advance(out, all_there=True)
+                self._begin("redacted_thinking", {"type": "redacted_thinking", "data": piece.data}, out)
+                self._close(out)
+                continue
+            self._delta(piece.thinking or "", "thinking", out)
+            if piece.signature:
+                if self._open != "thinking":  # the thought itself was left out
+                    self._begin("thinking", {"type": "thinking", "thinking": "", "signature": ""}, out)
+                signed = {"type": "signature_delta", "signature": piece.signature}
+                out.append(event("content_block_delta", index=self._index, delta=signed))
+                self._close(out)
 
     def _call(self, piece: ToolCall, out: list[bytes]) -> None:
         tool = self._tools.get(piece.index)
