@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+from gateway.dialects.responses.native import NativeCall
 from gateway.exchange import Exchange
-from gateway.stages.native import hosted_tools, native_of
+from gateway.stages.native import native_of
 from policies.engine import CallFacts, PolicyDecision
 from policies.errors import PolicyDeniedError
 
@@ -16,8 +17,8 @@ def apply_prompt_policies(exchange: Exchange) -> None:
     assert plan is not None
     assert key is not None
     since = time.monotonic_ns()
-    facts = _facts(exchange)
     native = native_of(exchange)
+    facts = _facts(exchange, native)
     body = exchange.body if native is None else native.body
     decision = plan.policies.prompt(facts, body, exchange.operation.name)
     exchange.guard = plan.policies.response_guard(facts, exchange.operation.name, exchange.stream)
@@ -58,8 +59,9 @@ def note(exchange: Exchange, stage: str, decision: PolicyDecision, since: int) -
     )  # fmt: skip
 
 
-def _facts(exchange: Exchange) -> CallFacts:
+def _facts(exchange: Exchange, native: NativeCall | None) -> CallFacts:
     plan, key, body = exchange.plan, exchange.key, exchange.body
+    tools = _tool_names(body.get("tools"))
     assert plan is not None
     assert key is not None
     return CallFacts(
@@ -75,7 +77,7 @@ def _facts(exchange: Exchange) -> CallFacts:
         n=body.get("n") or 1,
         max_tokens=exchange.admitted.output_tokens if exchange.admitted is not None else 0,
         tags=exchange.tags,
-        tools=[*_tool_names(body.get("tools")), *hosted_tools(exchange)],
+        tools=tools if native is None else tools + native.hosted,
     )
 
 

@@ -33,7 +33,10 @@ async def route(runtime: Runtime, exchange: Exchange) -> None:
     assert key is not None
     since = time.monotonic_ns()
     overrides = _overrides(exchange)
-    to, native = way(exchange, exchange.route or plan.route, overrides)
+    to, native, thinking = exchange.route or plan.route, None, False
+    if exchange.translation is not None:
+        to, native = way(exchange, to, overrides)
+        thinking = isinstance(exchange.translation, MessageCall) and exchange.translation.thinking
     call = Call(
         route=to,
         tenant=key.tenant,
@@ -50,7 +53,7 @@ async def route(runtime: Runtime, exchange: Exchange) -> None:
         overrides=overrides,
         needs=_needs(exchange),
         native=native,
-        thinking=isinstance(exchange.translation, MessageCall) and exchange.translation.thinking,
+        thinking=thinking,
     )
     exchange.call = call
     try:
@@ -135,7 +138,7 @@ def _priority(exchange: Exchange) -> int:
 
 def _needs(exchange: Exchange) -> Needs:
     body = exchange.body
-    tools = bool(body.get("tools") or hosted_tools(exchange))
+    tools = bool(body.get("tools") or (exchange.translation is not None and hosted_tools(exchange)))
     response_format = body.get("response_format")
     schema = isinstance(response_format, dict) and response_format.get("type") == "json_schema"
     may_have = exchange.translation is not None or b'"image_url"' in exchange.request.body

@@ -14,27 +14,34 @@ from typing import TYPE_CHECKING, Any
 from gateway.dialects.front import Body
 from gateway.dialects.responses.answer import chat_usage, event_bytes, finish_reason
 from gateway.errors import UpstreamStreamError
-from gateway.streams import MAX_EVENT_BYTES, event_data, parse_event, unix_lines
+from gateway.streams import event_data, parse_event, unix_lines
 
 if TYPE_CHECKING:
     from policies.engine import ResponseGuard
 
+MAX_EVENT_BYTES = 32 << 20
+"""An event may tell the whole response again, or hold an image."""
 _TOLD = re.compile(
-    rb'"type":\s*"(?:response\.(?:created|queued|in_progress|completed|incomplete|failed)|error)"'
+    rb'"type"\s*:\s*"(?:response\.(?:created|queued|in_progress|completed|incomplete|failed)|error)"'
 )
-_ERROR = re.compile(rb'^\s*\{\s*"error":')
-_NUMBER = re.compile(rb'"sequence_number":\s*(\d{1,12})')
+_ERROR = re.compile(rb'^\s*\{\s*"error"\s*:')
+_NUMBER = re.compile(rb'"sequence_number"\s*:\s*(\d{1,12})')
 _ENDS = ("response.completed", "response.incomplete")
 
 
 class NativeRelay:
-    """``feed`` upstream bytes, send what it returns; after the last block call :meth:`close`. ``last`` is the terminal event."""
+    """``feed`` upstream bytes, send what it returns, until ``done``; then call :meth:`close`, which raises what went wrong.
+
+    ``last`` is the terminal event, which is not among what :meth:`feed` returns.
+    """
 
     def __init__(self, guard: ResponseGuard | None, sign: Callable[[Body], Body]) -> None:
         self._guard = guard
         self._sign = sign
-        self._carry = b""
+        self._carry = bytearray()
+        self._cr = b""
         self._sent = b""
+        self._broken: UpstreamStreamError | None = None
         self.done = False
         self.events = 0
         self.finish_reasons: list[str] = []
@@ -49,30 +56,39 @@ class NativeRelay:
         return int(found[-1]) + 1 if found else 0
 
     def feed(self, block: bytes) -> bytes:
-        """Take what arrived; return whole events for the caller. Raise :class:`UpstreamStreamError` on its error."""
+        """Take what arrived; return whole events for the caller."""
         if self.done:
             return b""
-        block = self._carry + block
-        self._carry = b""
-        if b"\r" in block:
-            block, self._carry = unix_lines(block)
-        cut = block.rfind(b"\n\n") + 2 if b"\n\n" in block else 0
-        block, self._carry = block[:cut], block[cut:] + self._carry
-        if len(self._carry) > MAX_EVENT_BYTES:
-            raise UpstreamStreamError("The upstream sent an event larger than 1 MiB.")
-        if not block:
+        if self._cr or b"\r" in block:
+            block, self._cr = unix_lines(self._cr + block)
+        carry = self._carry
+        since = max(len(carry) - 1, 0)
+        carry += block
+        cut = carry.rfind(b"\n\n", since) + 2
+        if cut < 2:
+            if len(carry) > MAX_EVENT_BYTES:
+                raise UpstreamStreamError(
+                    f"The upstream sent an event larger than {MAX_EVENT_BYTES >> 20} MiB."
+                )
             return b""
+        events = bytes(carry[: cut - 2])
+        del carry[:cut]
         out: list[bytes] = []
-        for event in block[:-2].split(b"\n\n"):
-            out += self._event(event)
-            if self.last is not None:
-                break
+        try:
+            for event in events.split(b"\n\n"):
+                out += self._event(event)
+                if self.last is not None:
+                    break
+        except UpstreamStreamError as error:
+            self._broken, self.done = error, True  # what came before it is sent first
         sent = b"".join(out)
         self._sent = sent or self._sent
         return sent
 
     def close(self) -> None:
-        """Check that the stream reached its end; raise :class:`UpstreamStreamError` when it did not."""
+        """Check that the stream reached its end; raise :class:`UpstreamStreamError` when it did not, or when the upstream failed."""
+        if self._broken is not None:
+            raise self._broken
         if not self.done:
             raise UpstreamStreamError("The upstream ended its stream before the terminal event.")
 
