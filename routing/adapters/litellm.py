@@ -226,6 +226,9 @@ class TranslatedStream:
             if choice.get("finish_reason") == "tool_calls" and not self._called:
                 # A schema that litellm made a tool of: the caller has none to call.
                 choice["finish_reason"] = "stop"
+        if "usage" in chunk and not any(getattr(seen, "usage", None) for seen in self._stream.chunks):
+            # litellm's own count of an answer that came without one: what is estimated must be marked as such.
+            del chunk["usage"]
         return chunk
 
     def _check_ended(self) -> None:

@@ -84,6 +84,8 @@ _MODELS = "".join(
         ("bedrock/text", "bedrock", "amazon.nova-lite-v1:0", _VISION),
         ("bedrock/401", "bedrock", "some.model-401", ""),
         ("bedrock/cut", "bedrock", "some.model-cut", ""),
+        ("gemini/uncounted", "gemini", "gemini-uncounted", ""),
+        ("bedrock/uncounted", "bedrock", "some.model-uncounted", ""),
     )
 )
 

@@ -194,6 +194,12 @@ def test_clients_of_both_kinds_on_geminis_and_bedrocks_models(door: Door, place:
     price = next(decision["details"] for decision in call["decisions"] if decision["stage"] == "price")
     assert (price["input_tokens"], price["cached_tokens"]) == (16, 4)
     assert price["usage_source"] == "upstream"
+    uncounted = door.post(path, saying(path, "hi", model=f"{place}/uncounted", stream=True))
+    assert "hel" in uncounted.text
+    call = trace(door, uncounted.headers["x-airi-trace-id"])
+    price = next(decision["details"] for decision in call["decisions"] if decision["stage"] == "price")
+    assert price["usage_source"] == "estimated"
+    assert price["output_tokens"] > 0
     tool = {"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}}
     anthropics = door.post("/v1/messages", saying("/v1/messages", "hi", model=f"{place}/text", tools=[tool]))
     block = anthropics.json()["content"][0]

@@ -18,6 +18,7 @@ from tests.routing.wire_server import Seen, WireServer, begin, chunk, send
 
 ACCESS_KEY, SECRET_KEY, TOKEN, BEARER = "AKIDCANARY", "secret-canary", "token-canary", "bearer-canary"
 _PATH = re.compile(r"^/model/(?P<model>[^/]+)/(converse(?P<stream>-stream)?|invoke)$")
+_LEFT_OUT = {"cut": ("messageStop", "metadata"), "uncounted": ("metadata",)}
 _FIELDS = {
     *("messages", "system", "inferenceConfig", "toolConfig", "outputConfig"),
     *("additionalModelRequestFields", "additionalModelResponseFieldPaths", "requestMetadata"),
@@ -96,7 +97,7 @@ class BedrockServer(WireServer):
                 if kind == "stall":
                     await self.wait_for_leaving(reader)
                 return False
-            if kind != "cut" or name not in ("messageStop", "metadata"):
+            if name not in _LEFT_OUT.get(kind, ()):
                 chunk(writer, frame(name, data))
         chunk(writer, b"")
         await writer.drain()

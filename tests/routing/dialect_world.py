@@ -24,7 +24,7 @@ from tests.routing.gemini_server import GeminiServer
 
 MODELS = (
     *("429", "400", "401", "503", "silent", "stall", "drop", "half", "cut", "broken", "throttled"),
-    *("think", "length", "blocked"),
+    *("think", "length", "blocked", "uncounted"),
 )
 ARN = "arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.amazon.nova-lite-v1:0"
 SECRETS = {

@@ -69,6 +69,8 @@ class GeminiServer(WireServer):
                 if kind == "stall":
                     await self.wait_for_leaving(reader)
                 return False
+            if kind == "uncounted":
+                event = {name: value for name, value in event.items() if name != "usageMetadata"}
             if kind != "cut" or "finishReason" not in json.dumps(event):
                 chunk(writer, _event(event))
         chunk(writer, b"")

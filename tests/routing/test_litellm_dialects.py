@@ -86,6 +86,12 @@ async def test_usage_has_cached_tokens_plain_and_streamed(wire: World) -> None:
         assert body["usage"]["completion_tokens_details"] == {"reasoning_tokens": 5}
 
 
+async def test_usage_that_the_provider_did_not_tell_is_not_made_up(wire: World) -> None:
+    chunks = await wire.stream("uncounted")
+    assert [c["choices"][0]["finish_reason"] for c in chunks if c["choices"]][-1] == "stop"
+    assert not any("usage" in chunk for chunk in chunks), "the gateway's own estimate is marked as one"
+
+
 async def test_a_stream_is_translated_chunk_by_chunk(wire: World) -> None:
     chunks = await wire.stream()
     choices = [chunk["choices"][0] for chunk in chunks if chunk["choices"]]
