@@ -11,7 +11,8 @@ from airi.http.headers import HOP_BY_HOP
 from airi.http.server import Request
 
 # Said by the gateway alone; what a caller claims in them is dropped.
-_NOT_FORWARDED = HOP_BY_HOP | {b"content-length", b"expect", b"x-forwarded-for", b"x-request-id"}
+_SAID_HERE = {b"x-forwarded-for", b"x-forwarded-host", b"x-request-id"}
+_NOT_FORWARDED = HOP_BY_HOP | {b"content-length", b"expect"} | _SAID_HERE
 PREFIXES = (
     "/admin/",
     "/ui",
@@ -44,6 +45,7 @@ class ControlProxy:
         """Answer ``request`` with what the control plane says; raise :class:`UnavailableError` when it is away."""
         headers = [pair for pair in request.headers if pair[0] not in _NOT_FORWARDED]
         headers.append((b"x-forwarded-for", request.peer.encode()))
+        headers.append((b"x-forwarded-host", request.header(b"host") or b""))
         headers.append((b"x-request-id", request_id.encode()))
         target = request.path + ("?" + request.query.decode("latin-1") if request.query else "")
         try:

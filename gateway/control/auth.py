@@ -180,6 +180,14 @@ def peer_of(request: Request) -> str:
     return request.headers.get("x-forwarded-for", "")
 
 
+def host_of(request: Request) -> str:
+    """Return the host and port that the caller asked for: as the gateway tells it, or the connection's own."""
+    host = request.headers.get("host", "")
+    if request.client is not None and request.client.host:
+        return host
+    return request.headers.get("x-forwarded-host") or host
+
+
 async def _from_cookie(services: Services, request: Request) -> Principal:
     cookie = request.cookies.get(sessions.COOKIE)
     session = sessions.read(services.keyring, cookie) if cookie else None
@@ -203,7 +211,7 @@ async def _from_cookie(services: Services, request: Request) -> Principal:
 async def _check_csrf(services: Services, request: Request, cookie: str) -> None:
     """Refuse a write that another site's page may have caused."""
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    if origin is not None and urlsplit(origin).netloc != host_of(request):
         raise PermissionDeniedError("this write comes from another site", code="csrf_failed")
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise PermissionDeniedError("this write comes from another site", code="csrf_failed")

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from gateway.control.auth import Principal, require
+from gateway.control.auth import Principal, host_of, require
 from gateway.control.reading import CallsQuery, Records, call_json
 from gateway.control.services import Services
 from gateway.control.ui.chart import histogram
@@ -59,7 +59,7 @@ def router(services: Services, records: Records, frame: Frame) -> APIRouter:
         found = await records.trace(who, trace_id)
         context = await _trace_context(records, who, trace_id, found, span)
         page = await frame.context(request, who, "calls", "Trace")
-        return render("trace.html", **page, **context, curl_origin=_origin(request))
+        return render("trace.html", **page, **context, curl_origin=_origin(services, request))
 
     return routes
 
@@ -170,5 +170,6 @@ def _curl_body(call: CallRecord, content: dict[str, Any] | None) -> str:
     return json.dumps(body, ensure_ascii=False)
 
 
-def _origin(request: Request) -> str:
-    return f"{request.url.scheme}://{request.headers.get('host', '127.0.0.1:4000')}"
+def _origin(services: Services, request: Request) -> str:
+    scheme = "https" if services.settings.tls_certificate is not None else request.url.scheme
+    return f"{scheme}://{host_of(request) or '127.0.0.1:4000'}"

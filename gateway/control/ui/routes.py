@@ -28,6 +28,7 @@ def router(services: Services) -> APIRouter:
     _add_session(routes, services)
     files = {path.name: path for path in STATIC.iterdir() if path.suffix in _KINDS}
 
+    @routes.get("/")
     @routes.get("/ui")
     async def home() -> Response:
         return RedirectResponse("/ui/calls", 303)
