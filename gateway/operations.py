@@ -49,17 +49,22 @@ def too_deep() -> InvalidRequestError:
     return InvalidRequestError("The body is nested too deeply.", code="invalid_json")
 
 
+def repeated_key(error: RepeatedKeyError) -> InvalidRequestError:
+    """Return the 400 for a body with a key that stands twice in one of its objects."""
+    return InvalidRequestError(
+        f"The key '{error.key}' stands twice in one object of the body.",
+        param=error.key,
+        code="duplicate_key",
+    )
+
+
 def decode_body(raw: bytes) -> Body:
     """Return the JSON object of a body; raise :class:`InvalidRequestError` that says what is wrong with it."""
     try:
         body = _decode(raw)
         check_keys(raw, body)
     except RepeatedKeyError as error:
-        raise InvalidRequestError(
-            f"The key '{error.key}' stands twice in one object of the body.",
-            param=error.key,
-            code="duplicate_key",
-        ) from error
+        raise repeated_key(error) from error
     except msgspec.ValidationError as error:
         detail = "a number in it is too large" if "range" in str(error) else "it must be a JSON object"
         raise InvalidRequestError(f"The body cannot be read: {detail}.", code="invalid_json") from error

@@ -30,7 +30,7 @@ class RepeatedKeyError(ValueError):
         self.key = key
 
 
-def check_keys(raw: bytes, body: dict[str, Any]) -> None:
+def check_keys(raw: bytes, body: Any) -> None:
     """Raise :class:`RepeatedKeyError` when ``raw``, of which ``body`` is the decoded form, has a key twice in an object."""
     anew = _encode(body)
     if anew == raw:

@@ -35,6 +35,7 @@ from gateway.control.files import ConfigFiles
 from gateway.control.routing import add
 from gateway.control.services import Services, build
 from gateway.control.ui import routes as ui
+from gateway.control.unique_keys import UniqueKeys
 from observability.emitter import Emitter
 from observability.store import RecordStore
 from policies.documents import policy_problems
@@ -88,6 +89,7 @@ def create(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="AIRI", version=VERSION, lifespan=lifespan, docs_url="/docs", redoc_url=None)
     http_errors.install(app)
+    app.add_middleware(UniqueKeys)
     parts = (admin, traces, policy, runs, workflow_model, model_routes, detectors, ui)
     add(app, *(part.router(services) for part in parts))
     openapi.describe(app)

@@ -173,6 +173,26 @@ def test_a_key_that_stands_twice_is_named(door: Door, path: str, raw: bytes, key
     assert len(door.recorder.seen) == seen
 
 
+@pytest.mark.parametrize(
+    ("path", "raw", "key"),
+    [
+        ("/admin/v1/keys", b'{"tenant": "guarded", "tenant": "dev", "name": "x"}', "tenant"),
+        ("/admin/v1/apply", b'{"resources": [{"kind": "Tenant", "kind": "Pool"}]}', "kind"),
+        ("/v1/workflows/none/runs", b'{"inputs": {"a": 1, "a": 2}}', "a"),
+        ("/v1/responses/input_tokens", b'{"model": "rec/echo", "input": "x", "input": "y"}', "input"),
+    ],
+)
+def test_so_is_one_in_a_body_of_the_control_plane(door: Door, path: str, raw: bytes, key: str) -> None:
+    with door.live.client() if path.startswith("/v1") else door.live.admin() as client:
+        answer = client.post(path, content=raw, headers=_JSON)
+        assert answer.status_code == 400
+        error = judge(400, answer.text, door=door)
+        assert (error["code"], error["param"]) == ("duplicate_key", key)
+        # Any other body is read by its route as ever.
+        assert client.post(path, content=b"{", headers=_JSON).status_code == 400
+        assert client.post(path, content=b"{}", headers=_JSON).status_code in (200, 400, 404)
+
+
 def test_a_body_of_more_than_20_megabytes(door: Door) -> None:
     status, text = send(door, request(door, headers="content-length: 99999999\r\n", body=b""))
     assert status == 413
