@@ -17,7 +17,7 @@ import msgspec
 MESSAGE_LIMIT = 8_192
 """The most characters of a message or a stack trace that are kept."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_NOISY = ("httpx", "httpcore", "urllib3", "asyncio", "celery.redirected")
+_NOISY = ("httpx", "httpcore", "urllib3", "asyncio", "celery.redirected", "uvicorn.error")
 
 
 class JsonFormatter(logging.Formatter):

@@ -15,6 +15,7 @@ _COMMANDS = {
     "validate": ("configuration", "check configuration files"),
     "diff": ("configuration", "show what applying files would change"),
     "apply": ("configuration", "apply files to the running gateway"),
+    "rollback": ("configuration", "make an earlier version of the configuration serve again"),
     "key": ("keys", "create, list, rotate and revoke keys"),
     "policy": ("policies", "test policies and explain their decisions"),
     "workflow": ("workflows", "start and list workflows"),

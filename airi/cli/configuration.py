@@ -1,4 +1,4 @@
-"""``airi validate``, ``airi diff``, ``airi apply``: configuration files."""
+"""``airi validate``, ``airi diff``, ``airi apply``, ``airi rollback``: configuration files and their versions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airi.cli.client import admin_client
 from airi.cli.output import line, show
-from airi.cli.runner import Parser, UsageError, command
+from airi.cli.runner import NoError, Parser, UsageError, command
 from airi.settings import Settings
 
 if TYPE_CHECKING:
@@ -98,14 +98,36 @@ def _send(arguments: argparse.Namespace, *, dry_run: bool) -> Json:
     from airi.config.loader import load_files
     from airi.config.state import body_of
 
-    resources = [body_of(item.resource) for item in load_files(arguments.files)]
+    loaded = load_files(arguments.files)
+    resources = [body_of(item.resource) for item in loaded]
     query = {
         "prune": str(arguments.prune).lower(),
         "take_over": str(arguments.take_over).lower(),
         "dry_run": str(dry_run).lower(),
     }
-    answer: Json = admin_client().call("POST", "/admin/v1/apply", {"resources": resources}, query=query)
+    try:
+        answer: Json = admin_client().call("POST", "/admin/v1/apply", {"resources": resources}, query=query)
+    except NoError as error:
+        raise NoError(with_places(str(error), loaded)) from error
+    answer["warnings"] = [with_places(warning, loaded) for warning in answer["warnings"]]
     return answer
+
+
+def with_places(message: str, loaded: Sequence[LoadedResource]) -> str:
+    """Put file and line before each line of the control plane's that names a resource: it has not seen the files."""
+    lines = []
+    for text in message.split("\n"):
+        name, _, rest = text.partition(": ")
+        kind, _, own = name.partition("/")
+        found = next((item for item in loaded if item.key == (kind, own)), None)
+        if found is None:
+            lines.append(text)
+            continue
+        key = rest.partition(": ")[0]
+        path = [int(part) if part.isdigit() else part for part in key.split(".")]
+        place = found.where(*path)
+        lines.append(f"{place.partition(f': {name}')[0]}: {text}")
+    return "\n".join(lines)
 
 
 def _changes(result: Json) -> str:
@@ -134,6 +156,37 @@ def _apply(arguments: argparse.Namespace) -> int:
 
     show(arguments, result, text)
     return 0
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    client = admin_client()
+    version = arguments.version
+    if version is None:
+        newest = client.call("GET", "/admin/v1/snapshots?limit=2")["data"]
+        if len(newest) < 2:
+            raise NoError("there is no earlier version")
+        version = newest[1]["version"]
+    result = client.call("POST", f"/admin/v1/snapshots/{version}/rollback", {"comment": arguments.comment})
+
+    def text() -> str:
+        serves = f"version {result['version']} serves, with the content of version {version}"
+        return "\n".join(filter(None, [_changes(result), serves]))
+
+    show(arguments, result, text)
+    return 0
+
+
+def _rollback_parser() -> Parser:
+    parser = command(
+        "rollback",
+        "Make a new version with the content of an earlier one: of VERSION, or of the one before the one that serves. "
+        "Keys are not part of versions, so no revoked key comes back.",
+        "airi rollback 7 --comment 'the new fallback is too slow'",
+        _rollback,
+    )
+    parser.add_argument("version", nargs="?", type=int, metavar="VERSION", help="default: the one before")
+    parser.add_argument("--comment", default="", help="why; stands in the history")
+    return parser
 
 
 def _bundle_parser(name: str, summary: str, example: str, run: Any) -> Parser:
@@ -168,4 +221,9 @@ def _apply_parser() -> Parser:
     )
 
 
-PARSERS = {"validate": _validate_parser, "diff": _diff_parser, "apply": _apply_parser}
+PARSERS = {
+    "validate": _validate_parser,
+    "diff": _diff_parser,
+    "apply": _apply_parser,
+    "rollback": _rollback_parser,
+}

@@ -105,6 +105,9 @@ def _events(client: Client, run_id: str) -> Iterator[Event]:
 
 def _event(event: Event) -> str:
     data = dict(event.data.get("data") or {})
+    if "worker" in data:  # HOST.BOOT.NAMESPACE/PID/START: what a person can use of it
+        host, _, rest = str(data["worker"]).partition("/")
+        data["worker"] = f"{host.partition('.')[0]}/{rest.partition('/')[0]}"
     more = ", ".join(f"{key} {value}" for key, value in data.items() if value not in (None, ""))
     at = event.data.get("at")
     step = event.data.get("step") or ""

@@ -50,8 +50,13 @@ def _call(call: Json) -> str:
 
 
 def _decision(decision: Json) -> str:
-    line = f"  {span(decision['at_us']):>10}  {decision['stage']:<16} {decision['outcome']:<10} {decision['reason']}"
-    rejected = decision["details"].get("rejected")
+    details = decision["details"]
+    reason = ": ".join(filter(None, (details.get("policy"), decision["reason"])))
+    line = f"  {span(decision['at_us']):>10}  {decision['stage']:<16} {decision['outcome']:<10} {reason}"
+    found = details.get("detections")
+    if isinstance(found, dict) and found:
+        line += f" (found {', '.join(f'{count} × {name}' for name, count in found.items())})"
+    rejected = details.get("rejected")
     if isinstance(rejected, list):
         line += "".join(f"\n{'':14}not {one}" for one in map(_words, rejected))
     return line.rstrip()

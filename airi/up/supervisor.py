@@ -125,7 +125,7 @@ class Supervisor:
                 if child.spec.awaited and child.deaths >= DEATHS_AT_START:
                     raise StartError(self._why_not(child)) from None
                 if time.monotonic() > slow:
-                    slow += _SLOW_START_S
+                    slow = time.monotonic() + _SLOW_START_S
                     self._say(f"{child.spec.name} is still starting ({time.monotonic() - began:.0f} s)")
             else:
                 self._say(f"{child.spec.name:<10} ready after {time.monotonic() - began:.1f} s")

@@ -13,9 +13,13 @@ import pytest
 
 from airi import __version__
 from airi.cli import _COMMANDS, main
-from airi.cli.client import _events
+from airi.cli.client import Event, _events
+from airi.cli.configuration import with_places
 from airi.cli.output import moment, span, table, usd
 from airi.cli.runner import Parser
+from airi.cli.runs import _event
+from airi.cli.traces import _decision
+from airi.config.loader import load_files
 
 ROOT = Path(__file__).parents[2]
 
@@ -168,3 +172,27 @@ def test_the_overview_is_quick() -> None:
     began = time.monotonic()
     subprocess.run([sys.executable, "-m", "airi", "--help"], capture_output=True, check=True, cwd=ROOT)
     assert time.monotonic() - began < 2
+
+
+def test_a_refusal_of_the_control_plane_names_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "p.yaml"
+    file.write_text(
+        "apiVersion: airi/v1alpha1\nkind: Policy\nmetadata: {name: x}\n"
+        "stages: [prompt]\nwhen: call.max_tokns > 3\neffect: deny\n"
+    )
+    said = "Policy/x: when: 1:1: unknown name\nTenant/other: teams: wrong (400)"
+    assert with_places(said, load_files([file])) == (
+        f"{file}:5: Policy/x: when: 1:1: unknown name\nTenant/other: teams: wrong (400)"
+    )
+
+
+def test_a_policys_decision_is_shown_with_its_name_and_what_it_found() -> None:
+    details = {"policy": "no-mail", "detections": {"pii.email": 2}}
+    decision = {"at_us": 5, "stage": "policy", "outcome": "redacted", "reason": "PII", "details": details}
+    assert _decision(decision).endswith("redacted   no-mail: PII (found 2 × pii.email)")
+
+
+def test_a_steps_worker_is_shown_by_host_and_process() -> None:
+    data = {"attempt": 1, "worker": "box.a1da658f.effffffc/3469/1516336"}
+    event = Event("7", "step.started", {"type": "step.started", "step": "plan", "data": data})
+    assert _event(event).endswith("plan                     attempt 1, worker box/3469")
