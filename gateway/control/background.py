@@ -37,7 +37,7 @@ def chores(services: Services) -> list[Chore]:
     return [
         Chore("notices", 1.0, notifier.run_once),
         Chore("rebuild", 0.5, lambda: rebuild(engine, redis)),
-        Chore("ledger", 0.2, consumer.run_until_empty),
+        Chore("ledger", 0.2, consumer.catch_up),
         Chore("reaper", 1.0, reaper.run_once),
         Chore("reaper sweep", 600.0, reaper.sweep),
         Chore("responses sweep", 60.0, lambda: responses.sweep(unix_ms())),

@@ -120,6 +120,25 @@ def test_consumer_repeats_a_batch_harmlessly_and_sets_the_unreadable_aside(
     assert not verify(sql, client).balanced
 
 
+def test_what_arrives_while_the_consumer_works_waits_for_its_next_turn(sql: Engine, redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+
+    class Busy(LedgerConsumer):
+        """Another call is settled during each batch: a commit for every one of them would never end."""
+
+        def run_once(self) -> int:
+            moved = super().run_once()
+            client.xadd(
+                LEDGER_STREAM, {"e": msgspec.msgpack.encode(entry(f"late {client.xlen(LEDGER_STREAM)}"))}
+            )
+            return moved
+
+    for number in range(5):
+        client.xadd(LEDGER_STREAM, {"e": msgspec.msgpack.encode(entry(str(number)))})
+    assert Busy(sql, client, batch=3).catch_up() == 3 + 3 + 1
+    assert client.xlen(LEDGER_STREAM) == 1
+
+
 def test_verify_names_what_differs(sql: Engine, redis_url: str) -> None:
     client = redis.Redis.from_url(redis_url)
     with write(sql) as connection:
