@@ -25,6 +25,7 @@ from airi.config.kinds import (
 )
 
 if TYPE_CHECKING:
+    from airi.errors import AiriError
     from routing.answer import Answer
 
 PREFIX = "workflow/"
@@ -57,6 +58,11 @@ def with_workflows(document: ConfigDocument, control_socket: Path) -> ConfigDocu
         for name in names
     ]
     return ConfigDocument.of([*document.resources.values(), provider, *models], document.version)
+
+
+def ran_and_failed(answer: Answer, error: AiriError) -> bool:
+    """Whether a workflow's stream tells that its run failed: the place that ran it is not to blame."""
+    return answer.route.alias.startswith(PREFIX) and error.code == "upstream_stream_error"
 
 
 def spent_inside(answer: Answer | None) -> int:

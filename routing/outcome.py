@@ -33,6 +33,7 @@ _PASSED_BACK = frozenset(
     }
 )  # fmt: skip
 _TYPES = {400: "invalid_request_error", 404: "invalid_request_error", 429: "rate_limit_error"}
+_RUN = b"x-airi-run"
 _MESSAGE_LIMIT = 4_096
 _LONGEST_S = 30 * 86_400.0
 """A longer wait than this is no wait that anybody meant."""
@@ -84,7 +85,9 @@ def of_status(status: int, headers: list[Header], body: bytes, alias: str, secre
     """Judge an answer that is not a success."""
     again = status in _RETRYABLE or (status >= 500 and status not in _NOT_RETRYABLE)
     failure = Failure("status", again or status in _ELSEWHERE_ONLY, again, status=status)
-    failure.blame = status >= 500 or status in _HIDDEN
+    # A workflow that fails was run well: the place that ran it is not to blame.
+    ran = any(name == _RUN for name, _ in headers)
+    failure.blame = not ran and (status >= 500 or status in _HIDDEN)
     if status in _HIDDEN or status < 400:
         failure.error = UpstreamError(
             f"The upstream of '{alias}' refused the gateway's own access.", code="upstream_refused"

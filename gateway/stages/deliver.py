@@ -25,7 +25,7 @@ from gateway.stages.prompt import note
 from gateway.stages.settle import settle, work_out_cost
 from gateway.streams import StreamRelay, error_event
 from gateway.usage import estimated, from_openai
-from gateway.workflows import spent_inside
+from gateway.workflows import ran_and_failed, spent_inside
 from policies.admission import Replay
 from policies.errors import PolicyDeniedError
 from routing.answer import Answer
@@ -155,7 +155,8 @@ async def _deliver_stream(
         if exchange.translation is not None:
             _send(exchange, await exchange.translation.end())
     except AiriError as error:
-        exchange.stream_failed = not isinstance(error, PolicyDeniedError)
+        ours = isinstance(error, PolicyDeniedError) or ran_and_failed(answer, error)
+        exchange.stream_failed = not ours
         exchange.chunks = relay.events
         if not request.started:
             raise

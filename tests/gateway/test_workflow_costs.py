@@ -145,3 +145,20 @@ def test_a_caller_that_is_no_run_is_told_no_cost(workflows: Door) -> None:
     assert answer.status_code == 200
     assert "x-airi-cost-usd-micros" not in answer.headers
     assert answer.json()["airi"]["spent_usd_micros"] == 2 * CALL
+
+
+def test_a_workflow_that_keeps_failing_closes_the_door_to_no_other(workflows: Door) -> None:
+    def ask(name: str) -> int:
+        body = {"model": f"workflow/{name}", "messages": [{"role": "user", "content": "hi"}]}
+        return workflows.post("/v1/chat/completions", body).status_code
+
+    assert [ask("costs-broken") for _ in range(6)] == [502] * 6
+    assert ask("costs-inner") == 200
+    streamed = {
+        "model": "workflow/costs-broken",
+        "messages": [{"role": "user", "content": "hi"}],
+        "stream": True,
+    }
+    for _ in range(6):
+        assert "failed in mid-stream" in workflows.post("/v1/chat/completions", streamed).text
+    assert ask("costs-inner") == 200
