@@ -3,6 +3,7 @@
     python -m bench [SECTION …] [--rounds N] [--seconds S] [--write]
 
 Sections: calls, stages, budget, interleavings, redaction, fairness, replica, steps, scale. Without a name: all of them.
+The section peers is measured when it is named; ``make bench-peers`` installs what it needs.
 ``--write`` writes docs/performance.md and docs/figures/*.json.
 """
 
@@ -47,9 +48,10 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write docs/performance.md and docs/figures/")
     arguments = parser.parse_args()
     results = {}
-    for name in arguments.sections or SECTIONS:
+    named = arguments.sections or [name for name, section in SECTIONS.items() if section.by_default]
+    for name in named:
         command = list(SECTIONS[name].command)
-        if name == "calls":
+        if name in ("calls", "peers"):
             command += ["--rounds", str(arguments.rounds), "--seconds", str(arguments.seconds)]
         results[name] = run(name, command)
     machine = f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total // 2**30} GiB, Python {sys.version.split()[0]}"

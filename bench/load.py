@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -158,11 +159,12 @@ def percentile(values: list[int], share: float) -> int:
     return ranked[min(len(ranked) - 1, int(share * len(ranked)))] if ranked else 0
 
 
-def make_request(port: int, path: str, key: str, body: bytes) -> bytes:
+def make_request(port: int, path: str, key: str, body: bytes, headers: Sequence[str] = ()) -> bytes:
     """Return the bytes of one call."""
     return (
         f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nauthorization: Bearer {key}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        + "".join(f"{header}\r\n" for header in headers)
+        + f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     ).encode() + body
 
 
@@ -179,12 +181,13 @@ def main() -> None:
         "--keys", type=Path, help="a file of keys, one a line, for open loops: each call takes the next"
     )
     parser.add_argument("--path", default="/v1/chat/completions")
+    parser.add_argument("--header", action="append", default=[], help="NAME: VALUE, sent with each call")
     parser.add_argument("--rate", type=float, default=1_000)
     arguments = parser.parse_args()
     totals = Totals()
     names = arguments.keys.read_text().split() if arguments.keys else [arguments.key]
     body = arguments.body.read_bytes()
-    requests = [make_request(arguments.port, arguments.path, name, body) for name in names]
+    requests = [make_request(arguments.port, arguments.path, name, body, arguments.header) for name in names]
     began = time.perf_counter()
     if arguments.mode == "closed":
         uvloop.run(closed(arguments.port, arguments.connections, arguments.seconds, requests[0], totals))

@@ -16,6 +16,8 @@ class Section:
     title: str
     command: tuple[str, ...]
     says: str
+    by_default: bool = True
+    """Whether it is measured when no section is named; what needs more than AIRI is not."""
 
 
 SECTIONS = {
@@ -58,6 +60,15 @@ SECTIONS = {
     "steps": Section("Workflow steps", ("-m", "bench.engine_steps"), "Steps that do nothing, on SQLite and PostgreSQL."),
     "scale": Section(
         "A large configuration", ("-m", "bench.config_scale"), "100,000 keys, 1,000 tenants, 1,000 policies under a steady load of calls.",
+    ),
+    "peers": Section(
+        "Beside other gateways", ("-m", "bench.run_peers"),
+        "`make bench-peers` installs each into an environment of its own and measures all of them in the same interleaved rounds: the gateway "
+        "pinned to one core, mock upstream, load generator and Redis on the other; CPU is user and system time of all of a gateway's processes (AIRI: "
+        "of its gateway process; Redis and the writer share the other core) at saturation with 64 connections; added p50 is against the mock asked "
+        "directly, with nothing pinned. `saturated`: it cannot do that many calls a second, so that a queue would be measured. What each does with a call differs much "
+        "and stands under the table; a peer that could not be measured is named with the reason.",
+        by_default=False,
     ),
 }  # fmt: skip
 
