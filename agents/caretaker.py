@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import delete, func, or_, select, tuple_, update
+from sqlalchemy import and_, delete, func, or_, select, tuple_, update
 from sqlalchemy.exc import DBAPIError
 
 from agents import faults
@@ -166,8 +166,31 @@ class Caretaker:
             woken = due.all()
         for row in lost:
             self._one(row.run_id, partial(self._leases.lost, row))
+        if lost:
+            self._tell_again()
         for row in woken:
             self._one(row.run_id, partial(self._commands.fire, row.run_id, row.path, row.kind))
+
+    def _tell_again(self) -> None:
+        """Make the oldest hints that nobody acted on due: a worker that was lost took those with it that it had fetched."""
+        told = and_(outbox.c.publishes > 0, outbox.c.publish_after > now_ms())
+        with self._store.write() as connection:
+            rows = connection.execute(
+                select(outbox.c.run_id, outbox.c.path)
+                .where(told)
+                .order_by(outbox.c.publish_after)
+                .limit(_BATCH)
+                .with_for_update(skip_locked=True)
+            ).all()
+            if rows:
+                connection.execute(
+                    update(outbox)
+                    .where(
+                        tuple_(outbox.c.run_id, outbox.c.path).in_([(row.run_id, row.path) for row in rows])
+                    )
+                    .values(publishes=0, publish_after=now_ms())
+                )
+        self._wake.set()
 
     def _one(self, run_id: str, action: Callable[[], None]) -> None:
         """Look after one run; what is wrong with it must not keep the others waiting."""

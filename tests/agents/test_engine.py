@@ -12,6 +12,7 @@ import pytest
 from agents.commands import Starter
 from agents.errors import RunConflictError, RunStateError, ToolError
 from agents.tools.functions import Registry, ToolContext, tool
+from agents.tuning import Tuning, machine
 from tests.agents.rig import HostileBroker, Rig, define, until
 
 CHAIN = """
@@ -343,3 +344,39 @@ def test_resume_after_failure(rig: Rig, registry: Registry) -> None:
     rig.engine.commands.resume(run, None, "retry", None, "ann")
     assert rig.wait(run, "completed", "failed") == "completed", rig.row(run).error
     assert rig.outputs(run) == {"total": 36, "n": 8}
+
+
+def test_hints_that_a_lost_worker_had_fetched_are_told_again_at_once(
+    make_rig: Callable[..., Rig],
+) -> None:
+    """Not when the message would be repeated anyhow: the run must not stand still for half a minute."""
+    patient = Tuning(republish_ms=600_000)
+    lost = make_rig(tuning=patient, work=False)
+    lost.engine.leases.owner = f"{machine()}/999999999/5"  # a process that is gone
+    run = lost.run(
+        define(
+            "steps:\n"
+            "  - {id: a, call: tool, with: {tool: add, args: {x: 1, y: 1}}}\n"
+            "  - {id: b, call: tool, with: {tool: add, args: {x: 1, y: 1}}}\n"
+        )
+    )
+
+    def fetched() -> dict[str, int]:
+        lost.caretaker.publish()
+        found = {}
+        while not lost.broker.messages.empty():
+            hint = lost.broker.messages.get()
+            assert hint is not None
+            found[hint.path] = hint.fence
+        return found
+
+    if (first := fetched()) == {"": 0}:
+        lost.engine.commands.advance(run)
+        first = fetched()
+    assert set(first) == {"a", "b"}
+    assert lost.engine.leases.claim(run, "a", first["a"]) is not None
+    assert fetched() == {}
+    lost.caretaker.reap()
+    again = fetched()
+    assert again == {"a": first["a"] + 2, "b": first["b"]}
+    assert lost.engine.leases.claim(run, "b", again["b"]) is not None
