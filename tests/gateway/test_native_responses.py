@@ -95,6 +95,26 @@ metadata: {{name: unbounded}}
 ---
 apiVersion: airi/v1alpha1
 kind: Policy
+metadata: {{name: unbounded-elsewhere}}
+scope: {{tenants: [unbounded]}}
+when: '"elsewhere" in call.tags'
+effect: route
+route_to: rec/echo
+reason: ELSEWHERE
+---
+apiVersion: airi/v1alpha1
+kind: Policy
+metadata: {{name: unbounded-no-word}}
+scope: {{tenants: [unbounded]}}
+stages: [response]
+when: data.counts["word"] > 0
+detectors: [{{id: words, words: [xyzzy]}}]
+effect: deny
+reason: MAGIC_WORD
+message: Not that word.
+---
+apiVersion: airi/v1alpha1
+kind: Policy
 metadata: {{name: guarded-no-search}}
 scope: {{tenants: [guarded]}}
 when: '"web_search" in call.tools'
@@ -316,6 +336,36 @@ def test_a_policy_may_deny_words_and_the_providers_own_tools(door: Door, server:
     denied = ask(door, door.guarded, tools=[{"type": "web_search"}])
     assert (denied.status_code, denied.json()["error"]["message"]) == (403, "Not with a search.")
     assert server.seen == []
+
+
+def test_a_policy_may_send_a_call_to_a_target_that_speaks_chat_alone(
+    door: Door, server: ResponsesServer, free: str
+) -> None:
+    tags = {"x-airi-tags": "elsewhere"}
+    answer = door.post(PATH, {"model": "nat/text", "input": "Hello?"}, free, **tags)
+    assert answer.status_code == 200, answer.text
+    assert door.recorder.last["messages"] == [{"role": "user", "content": "Hello?"}]
+    body = {"model": "nat/text", "input": "x", "tools": [{"type": "web_search"}]}
+    refused = door.post(PATH, body, free, **tags)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "tools.0.type")
+    assert (len(door.recorder.seen), server.seen) == (1, [])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_policy_may_stop_an_answer(door: Door, server: ResponsesServer, free: str, stream: bool) -> None:
+    server.output = [upstream.message("All is well, and then xyzzy comes.")]
+    answer = ask(door, free, stream=stream)
+    assert "xyzzy" not in answer.text
+    assert "Not that word." in answer.text
+    if not stream:
+        assert answer.status_code == 403
+        return
+    found = events_in(answer.text)
+    assert "All is well" in "".join(event.get("delta", "") for event in found)
+    assert found[-1]["type"] == "response.failed"
+    with door.live.client(free) as client:
+        assert client.get(f"{PATH}/{found[-1]['response']['id']}").status_code == 404
+    assert record_of(door, answer)["status"] == 403
 
 
 def test_a_hard_budget_lowers_the_output_and_refuses_what_it_cannot_answer_for(

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from airi.errors import AiriError
 from gateway.dialects.front import Body
 from gateway.dialects.responses.answer import chat_usage, event_bytes, finish_reason
 from gateway.errors import UpstreamStreamError
@@ -41,7 +42,7 @@ class NativeRelay:
         self._carry = bytearray()
         self._cr = b""
         self._sent = b""
-        self._broken: UpstreamStreamError | None = None
+        self._broken: AiriError | None = None
         self.done = False
         self.events = 0
         self.finish_reasons: list[str] = []
@@ -79,14 +80,14 @@ class NativeRelay:
                 out += self._event(event)
                 if self.last is not None:
                     break
-        except UpstreamStreamError as error:
+        except AiriError as error:
             self._broken, self.done = error, True  # what came before it is sent first
         sent = b"".join(out)
         self._sent = sent or self._sent
         return sent
 
     def close(self) -> None:
-        """Check that the stream reached its end; raise :class:`UpstreamStreamError` when it did not, or when the upstream failed."""
+        """Raise what stopped the stream; :class:`UpstreamStreamError` too when it ended without its terminal event."""
         if self._broken is not None:
             raise self._broken
         if not self.done:
