@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,6 +99,8 @@ class _Check:
                 message = f"unknown key{did_you_mean(str(fault['loc'][-1]), known)}"
             elif fault["type"] == "missing":
                 message = "is required"
+            elif fault["type"] == "literal_error":
+                message += did_you_mean(str(fault["input"]), re.findall(r"'([^']+)'", message))
             self.add(path, message)
 
     def workflow(self, body: WorkflowBody) -> tuple[str, ...]:

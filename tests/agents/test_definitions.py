@@ -32,6 +32,7 @@ def _problems(text: str, catalogue: Catalogue | None = None) -> list[str]:
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
+        ("steps:\n  - {id: a, call: lmm}", 5, "did you mean 'llm'?"),
         ("steps:\n  - {id: a, call: llm, wiht: {}}", 5, "unknown key; did you mean 'with'?"),
         ("steps:\n  - id: a\n    call: llm\n    with: {model: m, promt: p}", 7, "did you mean 'prompt'?"),
         ("steps:\n  - {id: a}", 5, "exactly one of 'call' and 'wait'"),
