@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class Starter:
     key_id: str = ""
     depth: int = 0
     """How many workflows called each other as models to get here."""
+    called_by: str | None = None
+    """The run whose step asks for this one."""
 
 
 class Commands:
@@ -53,6 +56,7 @@ class Commands:
         run_id = new_id("run")
         try:
             with self._store.write() as connection:
+                self._check_caller(connection, starter.called_by)
                 now: int = connection.execute(select(now_ms())).scalar_one()
                 self._keep_definition(connection, definition, now)
                 limits = definition.body.budget
@@ -65,7 +69,7 @@ class Commands:
                         traceparent=traceparent, seq=0, budget_usd_micros=_lower(limits.cost_usd, budget_usd_micros), held_usd_micros=0,
                         spent_usd_micros=0, largest_usd_micros=0, budget_tokens=limits.tokens, held_tokens=0,
                         spent_tokens=0, steps_started=0, created_at=now,
-                        concurrency_group=_group(definition, inputs, starter, run_id),
+                        concurrency_group=_group(definition, inputs, starter, run_id), called_by=starter.called_by,
                     )
                 )  # fmt: skip
                 # We begin the run ourselves below; if this process dies before, whoever reads the outbox does.
@@ -78,6 +82,14 @@ class Commands:
             return self._started_before(starter.tenant, definition.name, idempotency_key, digest), False
         self.advance(run_id)
         return run_id, True
+
+    def _check_caller(self, connection: Connection, run_id: str | None) -> None:
+        """A run that was stopped calls nobody any more. Its row is locked, so that a cancel sees this run or stops it here."""
+        if run_id is None:
+            return
+        state = connection.scalar(select(runs.c.state).where(runs.c.id == run_id).with_for_update())
+        if state in ("stopping", "cancelled", "failed"):
+            raise RunStateError(f"the run {run_id} that calls this workflow was stopped")
 
     def _keep_definition(self, connection: Connection, definition: Definition, now: int) -> None:
         known = connection.scalar(select(definitions.c.id).where(definitions.c.id == definition.id))
@@ -115,7 +127,8 @@ class Commands:
     # -- stopping -------------------------------------------------------------------------------------------------
 
     def cancel(self, run_id: str, by: str) -> list[str]:
-        """Stop a run. When this returns, no new effect starts; returned are the keys of those that had started."""
+        """Stop a run and those that it has called. When this returns, no new effect starts; returned are the keys of those
+        that had started."""
         with self._store.run(run_id) as tx:
             if tx.state in RUN_ENDED:
                 if tx.state == "cancelled":
@@ -124,7 +137,16 @@ class Commands:
             if tx.state != "stopping":
                 tx.event("run.cancel_requested", by=by)
                 stop(tx, "cancelled", None)
-            return self._in_flight(tx)
+            in_flight = self._in_flight(tx)
+        for called in self._called_by(run_id):
+            with contextlib.suppress(RunStateError):  # it has ended in between
+                in_flight += self.cancel(called, f"run {run_id}")
+        return in_flight
+
+    def _called_by(self, run_id: str) -> list[str]:
+        with self._store.engine.connect() as connection:
+            here = select(runs.c.id).where(runs.c.called_by == run_id, runs.c.state.not_in(RUN_ENDED))
+            return list(connection.execute(here).scalars())
 
     def _in_flight(self, tx: RunTransaction) -> list[str]:
         started = select(effects.c.key).where(effects.c.run_id == tx.run.id, effects.c.state == "intent")

@@ -78,4 +78,14 @@ _FIRST = (
     "CREATE INDEX runs_by_tenant ON runs (tenant, created_at)",
 )
 
-MIGRATIONS = (Migration(1, "runs, steps, events, effects, outbox, timers", statements(*_FIRST)),)
+MIGRATIONS = (
+    Migration(1, "runs, steps, events, effects, outbox, timers", statements(*_FIRST)),
+    Migration(
+        2,
+        "which run called a run",
+        statements(
+            "ALTER TABLE runs ADD COLUMN called_by VARCHAR(40)",
+            "CREATE INDEX runs_by_caller ON runs (called_by)",
+        ),
+    ),
+)

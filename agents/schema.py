@@ -79,12 +79,14 @@ runs = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger),
     Column("finished_at", BigInteger),
+    Column("called_by", String(40)),
     UniqueConstraint("tenant", "workflow", "idempotency_key", name="runs_idempotency"),
     Index("runs_by_tenant", "tenant", "created_at"),
     Index("runs_by_state", "state", "created_at"),
     Index("runs_by_group", "concurrency_group", "state", "created_at"),
+    Index("runs_by_caller", "called_by"),
 )
-"""``largest_usd_micros`` is the dearest model call so far: the next hold is sized by it."""
+"""``called_by`` is the run whose step called this workflow as a model. ``largest_usd_micros`` is the dearest model call so far: the next hold is sized by it."""
 
 groups = Table(
     "run_groups",

@@ -124,7 +124,7 @@ class RunService:
 
     def nested(self, starter: Starter, run_id: str) -> Starter:
         """The starter of a run that a step of the run ``run_id`` asks for."""
-        return replace(starter, depth=self._row(run_id, starter.tenant).depth + 1)
+        return replace(starter, depth=self._row(run_id, starter.tenant).depth + 1, called_by=run_id)
 
     # -- looking --------------------------------------------------------------------------------------------------
 

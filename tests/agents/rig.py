@@ -149,6 +149,12 @@ class Rig:
             time.sleep(0.005)
         return str(state)
 
+    def called_by(self, run_id: str) -> str:
+        """The first run that a run has called; empty when there is none."""
+        with self.database.connect() as connection:
+            found = connection.scalar(select(runs.c.id).where(runs.c.called_by == run_id))
+        return found or ""
+
     def outputs(self, run_id: str) -> Any:
         row = self.row(run_id)
         with self.database.connect() as connection:

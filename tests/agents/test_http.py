@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from airi.storage import prepare
 from airi.tokens import RunClaims, mint
 from gateway.control import http_errors, runs, workflow_model
 from gateway.control.services import build
-from tests.agents.rig import RING, Rig, define
+from tests.agents.rig import RING, Rig, define, until
 
 FLOWS = {
     "sum": "inputs: {type: object, required: [n], properties: {n: {type: integer}, m: {type: integer, default: 5}}}\n"
@@ -37,6 +38,7 @@ FLOWS = {
     "echo": "inputs: {type: object, properties: {input: {type: string}, messages: {type: array}}}\n"
     "steps: [{id: a, call: tool, with: {tool: shout, args: {text: '${{ inputs.input }}'}}}]\noutputs: {t: '${{ steps.a.output }}'}",
     "many": "steps: [{id: a, for: {each: i, in: [1,2,3,4,5,6,7,8,9,10,11,12], max_parallel: 2}, call: tool, with: {tool: nap, args: {ms: 30}}}]",
+    "long": f"steps: [{{id: a, for: {{each: i, in: {list(range(200))}, max_parallel: 2}}, call: tool, with: {{tool: nap, args: {{ms: 30}}}}}}]",
     "broken": "steps: [{id: a, call: tool, with: {tool: refuse}}]",
 }  # fmt: skip
 
@@ -283,3 +285,24 @@ def test_nesting_is_bounded_and_carries_the_budget(world: World) -> None:
         run = answer.json()["airi"]["run_id"]
         assert (world.rig.row(run).depth, world.rig.row(run).budget_usd_micros) == (depth, 1_000)
     assert httpx.get(world.url + f"/v1/runs/{run}", headers=headers).status_code == 403
+
+
+def test_a_run_that_is_cancelled_takes_those_along_that_it_called(world: World) -> None:
+    outer = world.call("POST", "/v1/workflows/ask/runs", json={"inputs": {}}).json()["id"]
+    world.rig.wait(outer, "waiting")
+    claims = RunClaims(
+        "acme", None, world.key_ids["dev"], outer, "a", 1_000, time.time_ns() // 1_000_000 + 60_000
+    )
+    headers = {"authorization": f"Bearer {mint(RING, claims)}", "idempotency-key": "once"}
+    body = {"model": "workflow/long", "messages": [{"role": "user", "content": "hi"}]}
+    with ThreadPoolExecutor(1) as pool:
+        called = pool.submit(httpx.post, world.url + MODEL, json=body, headers=headers, timeout=20)
+        inner = until(lambda: world.rig.called_by(outer))
+        world.call("POST", f"/v1/runs/{outer}/cancel").raise_for_status()
+        assert world.rig.row(inner).state in ("stopping", "cancelled")
+        assert called.result().json()["error"]["code"] == "workflow_failed"
+    assert world.rig.wait(inner) == "cancelled"
+    late = httpx.post(
+        world.url + MODEL, json=body, headers={**headers, "idempotency-key": "late"}, timeout=20
+    )
+    assert late.status_code == 409
