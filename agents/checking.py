@@ -22,6 +22,8 @@ from agents.definition import (
     ToolOptions,
     WorkflowBody,
 )
+from agents.step_order import circle, in_order
+from agents.templates import Reference
 from airi.config.kinds import Workflow
 from airi.errors import ConfigError
 
@@ -85,6 +87,8 @@ class _Check:
     where: Where
     catalogue: Catalogue
     problems: list[str] = field(default_factory=list)
+    inputs: set[str] | None = None
+    """The inputs that the workflow declares; ``None`` where it leaves open what they are."""
 
     def add(self, path: Sequence[str | int], message: str) -> None:
         self.problems.append(f"{self.where(*path)}: {message}")
@@ -106,6 +110,9 @@ class _Check:
     def workflow(self, body: WorkflowBody) -> tuple[str, ...]:
         """Check everything that no single model can; return the order of the steps."""
         self.schema(("inputs",), body.inputs)
+        if not body.inputs.get("additionalProperties", False) and "patternProperties" not in body.inputs:
+            declared = body.inputs.get("properties")
+            self.inputs = set(declared) if isinstance(declared, dict) and declared else None
         ids = [step.id for step in body.steps]
         for index, step in enumerate(body.steps):
             if step.id in ids[:index]:
@@ -118,7 +125,7 @@ class _Check:
             self.expressions(("outputs", key), value, names, set(ids), set(ids))
         if body.concurrency is not None:
             self.expressions(("concurrency", "group"), body.concurrency.group, names, set(), set(ids))
-        return _order(body.steps)
+        return in_order(body.steps)
 
     def ancestors(self, steps: Sequence[Step], ids: list[str]) -> dict[str, set[str]]:
         """All steps that each step (transitively) needs; faults for unknown needs and for cycles."""
@@ -140,7 +147,7 @@ class _Check:
                     seen.add(need)
                     todo.extend(needs[need])
             if step.id in seen:
-                cycle = _cycle(step.id, needs)
+                cycle = circle(step.id, needs)
                 self.add(
                     ("steps", index, "needs"), f"the steps need each other in a circle: {' → '.join(cycle)}"
                 )
@@ -232,7 +239,7 @@ class _Check:
             self.outcome((*at, *place), found, before, ids)
 
     def outcome(
-        self, at: tuple[str | int, ...], found: str | set[str], before: set[str], ids: set[str]
+        self, at: tuple[str | int, ...], found: str | set[Reference], before: set[str], ids: set[str]
     ) -> None:
         """Report what is wrong with an expression, or the steps that it must not look at."""
         if isinstance(found, str):
@@ -247,11 +254,19 @@ class _Check:
         if fault is not None:
             self.add(at, f"prompt: {fault}")
         else:
-            self.references(at, prompts.step_references(text), before, ids)
+            self.references(at, prompts.references(text), before, ids)
 
-    def references(self, at: tuple[str | int, ...], used: set[str], before: set[str], ids: set[str]) -> None:
-        for name in sorted(used - before):
-            if name in ids:
+    def references(
+        self, at: tuple[str | int, ...], used: set[Reference], before: set[str], ids: set[str]
+    ) -> None:
+        for base, name in sorted(used):
+            if base == "inputs":
+                if self.inputs is not None and name not in self.inputs:
+                    hint = did_you_mean(name, self.inputs)
+                    self.add(at, f"unknown input {name!r}{hint}; the workflow's 'inputs' do not declare it")
+            elif name in before:
+                continue
+            elif name in ids:
                 self.add(at, f"looks at step {name!r} without needing it; add {name!r} to 'needs'")
             else:
                 self.add(at, f"unknown step {name!r}{did_you_mean(name, ids)}")
@@ -274,32 +289,6 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(filter(None, map(_model_in, getattr(annotation, "__args__", ()))), None)
-
-
-def _cycle(start: str, needs: Mapping[str, set[str]]) -> list[str]:
-    """A path from ``start`` along ``needs`` back to itself."""
-    stack = [[start]]
-    while stack:
-        path = stack.pop()
-        for need in sorted(needs[path[-1]]):
-            if need == start:
-                return [*path, start]
-            if need not in path:
-                stack.append([*path, need])
-    return [start]
-
-
-def _order(steps: Sequence[Step]) -> tuple[str, ...]:
-    """A topological order that keeps the document's order where it can."""
-    done: list[str] = []
-    waiting = list(steps)
-    while waiting:
-        ready = next((step for step in waiting if all(need in done for need in step.needs)), None)
-        if ready is None:  # a circle or an unknown step, reported elsewhere
-            break
-        done.append(ready.id)
-        waiting.remove(ready)
-    return tuple(done)
 
 
 def rule_of(fault: jsonschema.ValidationError) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import msgspec
@@ -18,7 +18,7 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from agents.errors import StepFailed
-from agents.templates import RESULT_LIMIT
+from agents.templates import RESULT_LIMIT, Reference
 
 _RANGE_LIMIT = 1_000
 _LOOP_DEPTH = 2
@@ -116,26 +116,34 @@ def _check(tree: nodes.Template) -> None:
         raise SecurityError(f"loops may be nested {_LOOP_DEPTH} deep")
 
 
-def _step_named(node: nodes.Node) -> str | None:
-    """``plan`` for ``steps.plan`` and ``steps["plan"]``."""
+def _reference(node: nodes.Node) -> Reference | None:
+    """The step or input that a node names; ``None`` for anything else, and for what only a run tells."""
     if not isinstance(node, nodes.Getattr | nodes.Getitem):
         return None
-    if not isinstance(node.node, nodes.Name) or node.node.name != "steps":
+    if not isinstance(node.node, nodes.Name) or node.node.name not in ("steps", "inputs"):
         return None
     if isinstance(node, nodes.Getattr):
-        return node.attr
-    return str(node.arg.value) if isinstance(node.arg, nodes.Const) else None
+        return None if node.attr in _METHODS[dict] else (node.node.name, node.attr)
+    return (node.node.name, str(node.arg.value)) if isinstance(node.arg, nodes.Const) else None
+
+
+class _Compiled(NamedTuple):
+    """A template, the names that it sees, and the steps and inputs that it looks at."""
+
+    template: jinja2.Template
+    names: frozenset[str]
+    references: frozenset[Reference]
 
 
 @lru_cache(maxsize=1_024)
-def _compiled(text: str) -> tuple[jinja2.Template, frozenset[str], frozenset[str]]:
+def _compiled(text: str) -> _Compiled:
     if len(text) > _TEMPLATE_LIMIT:
         raise SecurityError(f"a template has at most {_TEMPLATE_LIMIT:,} characters")
     tree = _environment.parse(text)
     _check(tree)
-    steps = {name for node in tree.find_all((nodes.Getattr, nodes.Getitem)) if (name := _step_named(node))}
+    found = {_reference(node) for node in tree.find_all((nodes.Getattr, nodes.Getitem))}
     names = frozenset(find_undeclared_variables(tree) - {"range"})
-    return _environment.from_string(tree), names, frozenset(steps)
+    return _Compiled(_environment.from_string(tree), names, frozenset(filter(None, found)))
 
 
 def problem(text: str, names: tuple[str, ...]) -> str | None:
@@ -143,7 +151,7 @@ def problem(text: str, names: tuple[str, ...]) -> str | None:
     if "${{" in text:
         return "a prompt is a Jinja2 template: write {{ … }} without the '$'"
     try:
-        _, used, _ = _compiled(text)
+        used = _compiled(text).names
     except jinja2.TemplateSyntaxError as error:
         return f"line {error.lineno}: {error.message}"
     except SecurityError as error:
@@ -155,9 +163,14 @@ def problem(text: str, names: tuple[str, ...]) -> str | None:
 def step_references(text: str) -> set[str]:
     """The ids of the steps that a template looks at; none for a text that is no template."""
     try:
-        return set(_compiled(text)[2])
+        return {name for base, name in _compiled(text).references if base == "steps"}
     except (jinja2.TemplateError, SecurityError):
         return set()
+
+
+def references(text: str) -> set[Reference]:
+    """The steps and inputs that a sound template looks at."""
+    return set(_compiled(text).references)
 
 
 def render(text: str, values: Mapping[str, Any]) -> str:
@@ -165,7 +178,7 @@ def render(text: str, values: Mapping[str, Any]) -> str:
     parts: list[str] = []
     size = 0
     try:
-        for part in _compiled(text)[0].generate(**values):
+        for part in _compiled(text).template.generate(**values):
             size += len(part)
             if size > RESULT_LIMIT:
                 raise SecurityError(f"the prompt came to more than {RESULT_LIMIT:,} characters")

@@ -16,7 +16,11 @@ from airi.errors import AiriError
 from airi.expressions import Declarations, Program, Template, compile_template
 from airi.expressions import compile as compile_cel
 
-_STEP_REFERENCE = re.compile(r"""\bsteps\s*(?:\.\s*([A-Za-z_]\w*)|\[\s*["']([^"']+)["']\s*\])""")
+_REFERENCE = re.compile(
+    r"""(?<![\w.])(steps|inputs)\s*(?:\.\s*([A-Za-z_]\w*)\b(?!\s*\()|\[\s*["']([^"']+)["']\s*\])"""
+)
+Reference = tuple[str, str]
+"""``("steps", "plan")`` for ``steps.plan``, ``("inputs", "topic")`` for ``inputs["topic"]``."""
 RESULT_LIMIT = 1_000_000
 """The most characters that an expression put into a text, or a prompt, may come to."""
 VARIABLES = ("inputs", "run", "steps", "tenant", "workflow")
@@ -54,8 +58,8 @@ def condition(text: str) -> str:
     return text[3:-2].strip() if is_expression(text) else text
 
 
-def check(value: Any, names: tuple[str, ...]) -> Iterator[tuple[tuple[str | int, ...], str | set[str]]]:
-    """Compile every expression in a value; yield (place, what is wrong) or (place, the steps it looks at)."""
+def check(value: Any, names: tuple[str, ...]) -> Iterator[tuple[tuple[str | int, ...], str | set[Reference]]]:
+    """Compile every expression in a value; yield (place, what is wrong) or (place, the steps and inputs it looks at)."""
     if isinstance(value, str):
         try:
             template = _template(value.strip() if is_expression(value) else value, names)
@@ -68,7 +72,7 @@ def check(value: Any, names: tuple[str, ...]) -> Iterator[tuple[tuple[str | int,
                     name
                     for part in template.parts
                     if isinstance(part, Program)
-                    for name in _steps_in(part.text)
+                    for name in references_in(part.text)
                 },
             )
     elif isinstance(value, Mapping):
@@ -79,17 +83,22 @@ def check(value: Any, names: tuple[str, ...]) -> Iterator[tuple[tuple[str | int,
             yield from (((index, *place), found) for place, found in check(item, names))
 
 
-def check_condition(text: str, names: tuple[str, ...]) -> str | set[str]:
-    """What is wrong with a condition, or the steps that it looks at."""
+def check_condition(text: str, names: tuple[str, ...]) -> str | set[Reference]:
+    """What is wrong with a condition, or the steps and inputs that it looks at."""
     try:
         compile_cel(condition(text), _declarations(names), expect="bool")
     except AiriError as error:
         return error.message
-    return _steps_in(condition(text))
+    return references_in(condition(text))
+
+
+def references_in(expression: str) -> set[Reference]:
+    """The steps and inputs that an expression names."""
+    return {(match[1], match[2] or match[3]) for match in _REFERENCE.finditer(expression)}
 
 
 def _steps_in(expression: str) -> set[str]:
-    return {match[1] or match[2] for match in _STEP_REFERENCE.finditer(expression)}
+    return {name for base, name in references_in(expression) if base == "steps"}
 
 
 def step_references(text: str) -> set[str]:

@@ -26,6 +26,7 @@ from airi.config.kinds import (
     Tenant,
     Tool,
     UpstreamTls,
+    Workflow,
 )
 from airi.config.positions import Where
 from airi.config.secrets import references as secret_references
@@ -132,12 +133,26 @@ def _unmatched(document: ConfigDocument, resource: AnyResource, where: Where) ->
         named += [("Model", ("model_limits", n), n) for n in resource.model_limits]
     elif isinstance(resource, Tool):
         named += [("Tenant", ("tenants", i), n) for i, n in enumerate(resource.tenants)]
+    elif isinstance(resource, Workflow):
+        named += _models_of(resource)
     warnings = []
     for kind, path, name in named:
         if "*" in name or (kind, name) in document.resources or name.startswith(RESERVED_MODEL_PREFIX):
             continue
         warnings.append(f"{where(*path)}: fits no {kind} so far{_hint(document, kind, name)}")
     return warnings
+
+
+def _models_of(workflow: Workflow) -> Iterator[tuple[str, Path, str]]:
+    """The models that steps name, as far as they are no expressions. What a step is, agents/ knows and checks."""
+    steps = (workflow.model_extra or {}).get("steps")
+    for index, step in enumerate(steps if isinstance(steps, list) else ()):
+        options = step.get("with") if isinstance(step, dict) else None
+        model = options.get("model") if isinstance(options, dict) else None
+        if isinstance(model, str) and "${{" not in model:
+            path: Path = ("steps", index, "with", "model")
+            inner = model.removeprefix("workflow/")
+            yield ("Model" if inner == model else "Workflow"), path, inner
 
 
 def _unset(resource: AnyResource, where: Where) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from agents import checking
 from agents.checking import Catalogue
 from airi.config.kinds import Workflow
-from airi.config.loader import load_files
+from airi.config.loader import load_files, load_text
 from airi.errors import ConfigError
 from tests.agents.rig import define
 
@@ -18,8 +18,6 @@ LLM = "call: llm, with: {model: fast, prompt: p}"
 
 
 def _problems(text: str, catalogue: Catalogue | None = None) -> list[str]:
-    from airi.config.loader import load_text
-
     (loaded,) = load_text(
         "apiVersion: airi/v1alpha1\nkind: Workflow\nmetadata: {name: t}\n" + text, "flow.yaml"
     )
@@ -41,6 +39,8 @@ def _problems(text: str, catalogue: Catalogue | None = None) -> list[str]:
         (f"steps:\n  - {{id: a, needs: [b], {LLM}}}\n  - {{id: b, needs: [a], {LLM}}}", 5, "circle: a → b → a"),
         (f"steps:\n  - {{id: a, {LLM}, if: '${{{{ inputs.x == }}}}'}}", 5, "Syntax error"),
         (f"steps:\n  - {{id: a, {LLM}, if: 'input.x'}}", 5, "did you mean 'inputs'?"),
+        (f"inputs: {{properties: {{topic: {{}}}}}}\nsteps:\n  - {{id: a, {LLM}, if: 'has(inputs.topc)'}}", 6, "unknown input 'topc'; did you mean 'topic'?"),
+        ("inputs: {properties: {topic: {}}}\nsteps:\n  - id: a\n    call: llm\n    with: {model: m, prompt: 'on {{ inputs.topc }}'}", 8, "unknown input 'topc'"),
         (f"steps:\n  - {{id: a, {LLM}}}\n  - id: b\n    call: llm\n    with:\n      model: m\n      prompt: '{{{{ steps.a.output }}}}'", 10, "without needing it; add 'a' to 'needs'"),
         (f"steps:\n  - {{id: a, {LLM}}}\n  - id: b\n    needs: [a]\n    call: tool\n    with: {{tool: t, args: {{x: '${{{{ steps.aa.output }}}}'}}}}", 9, "unknown step 'aa'; did you mean 'a'?"),
         ("steps:\n  - {id: a, call: llm, with: {model: m, prompt: '{{ nobody }}'}}", 5, "unknown name 'nobody'"),
@@ -67,6 +67,23 @@ def test_unknown_models_and_tools() -> None:
         "flow.yaml:5: Workflow/t: steps.0.with.model: unknown model 'smrt'; did you mean 'smart'?",
         "flow.yaml:5: Workflow/t: steps.0.with.tools.0: unknown tool 'search.dcs'; did you mean 'search.docs'?",
     ]
+
+
+@pytest.mark.parametrize(
+    "inputs", ["{}", "{additionalProperties: true, properties: {a: {}}}", "{properties: {topic: {}, a: {}}}"]
+)
+def test_inputs_that_are_open_or_declared_may_be_named(inputs: str) -> None:
+    prompt = (
+        "{{ inputs.topic }}{{ inputs.get('a') }}{{ inputs.items() }}"
+        if "topic" in inputs
+        else "{{ inputs.x }}"
+    )
+    text = f"inputs: {inputs}\nsteps:\n  - {{id: a, call: llm, with: {{model: m, prompt: \"{prompt}\"}}, if: 'inputs.size() > 0'}}"
+    (loaded,) = load_text(
+        "apiVersion: airi/v1alpha1\nkind: Workflow\nmetadata: {name: t}\n" + text, "flow.yaml"
+    )
+    assert isinstance(loaded.resource, Workflow)
+    assert checking.parse(loaded.resource, loaded.where).name == "t"
 
 
 def test_all_faults_come_together() -> None:

@@ -154,3 +154,22 @@ def test_rooms_check_their_kinds_and_only_what_changed() -> None:
 def test_references_name_their_places() -> None:
     model = load_text(GOOD)[1].resource
     assert list(references(model)) == [("Pool", "sim", ("versions", 0, "targets", 0, "pool"))]
+
+
+def test_a_workflow_that_names_a_model_of_nobody_is_warned_of() -> None:
+    text = f"""\
+{GOOD}---
+{HEAD}kind: Workflow
+metadata: {{name: flow}}
+steps:
+  - {{id: a, call: llm, with: {{model: smal, prompt: x}}}}
+  - {{id: b, call: llm, with: {{model: small, prompt: x}}}}
+  - {{id: c, call: llm, with: {{model: "${{{{ inputs.model }}}}", prompt: x}}}}
+  - {{id: d, call: llm, with: {{model: workflow/floe, prompt: x}}}}
+"""
+    found = run(text)
+    assert found.problems == []
+    assert [line.partition("steps.")[2] for line in found.warnings] == [
+        "0.with.model: fits no Model so far; did you mean 'small'?",
+        "3.with.model: fits no Workflow so far; did you mean 'flow'?",
+    ]
