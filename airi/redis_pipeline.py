@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import ssl
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -45,6 +47,8 @@ __all__ = [
 ]
 
 _GIVE_UP_REPLIES = ("READONLY", "LOADING", "MASTERDOWN")
+_LATE_S = 0.02
+_LET_READ_S = 0.001
 
 
 class RedisAwayError(UnavailableError):
@@ -89,7 +93,7 @@ class PipelineOptions:
 
 class _Pending(NamedTuple):
     future: asyncio.Future[Any]
-    deadline: float
+    deadline: list[float]
     command: bytes
     script: Script | None
 
@@ -104,8 +108,13 @@ class _Connection(asyncio.Protocol):
         self._reader = hiredis.Reader(replyError=RedisReplyError)
         self._pending: deque[_Pending] = deque()
         self._outgoing: list[bytes] = []
+        # The time by which what is sent together must be answered: known once it is sent. It counts from there, because
+        # a loop that takes in a thousand calls at once may write them only half a second later.
+        self._deadline = [math.inf]
+        self._sweep_at = 0.0
         self._transport: asyncio.Transport | None = None
         self._sweeping = False
+        self._let_read = False
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -128,22 +137,23 @@ class _Connection(asyncio.Protocol):
 
     def send(self, command: bytes, script: Script | None) -> asyncio.Future[Any]:
         future = self._loop.create_future()
-        self._pending.append(_Pending(future, self._loop.time() + self._timeout_s, command, script))
         self._write(command)
+        self._pending.append(_Pending(future, self._deadline, command, script))
         return future
 
     def _write(self, command: bytes) -> None:
         if not self._outgoing:
             self._loop.call_soon(self._flush)
+            self._deadline = [math.inf]
             if not self._sweeping:
-                self._sweeping = True
-                self._loop.call_later(self._timeout_s / 4, self._sweep)
+                self._sweep_in(self._timeout_s / 4)
         self._outgoing.append(command)
 
     def _flush(self) -> None:
         if self._transport is not None and self._outgoing:
             self._transport.write(b"".join(self._outgoing))
         self._outgoing.clear()
+        self._deadline[0] = time.monotonic() + self._timeout_s
 
     def data_received(self, data: bytes) -> None:
         reader = self._reader
@@ -164,8 +174,8 @@ class _Connection(asyncio.Protocol):
         if entry.script is not None and reply.message.startswith("NOSCRIPT"):
             ignored = self.send(entry.script.load_command, None)
             ignored.add_done_callback(_retrieve)
-            self._pending.append(_Pending(entry.future, entry.deadline, entry.command, None))
             self._write(entry.command)
+            self._pending.append(_Pending(entry.future, self._deadline, entry.command, None))
             return
         if not entry.future.done():
             entry.future.set_exception(reply)
@@ -175,9 +185,15 @@ class _Connection(asyncio.Protocol):
     def _sweep(self) -> None:
         """Fail what is overdue; give the connection up when the oldest answer is far overdue."""
         self._sweeping = False
-        now = self._loop.time()
+        now = time.monotonic()
+        if now - self._sweep_at > _LATE_S and not self._let_read:
+            # This process was busy, and answers may have come meanwhile: they are read before anything is called overdue.
+            self._let_read = True
+            self._sweep_in(_LET_READ_S)
+            return
+        self._let_read = False
         for entry in self._pending:
-            if entry.deadline > now:
+            if entry.deadline[0] > now:
                 break
             if not entry.future.done():
                 entry.future.set_exception(
@@ -185,12 +201,16 @@ class _Connection(asyncio.Protocol):
                 )
         if not self._pending:
             return
-        overdue_s = now - self._pending[0].deadline
+        overdue_s = now - self._pending[0].deadline[0]
         if overdue_s * 1_000 > self._options.stall_ms - self._options.timeout_ms:
             self.abort()
             return
+        self._sweep_in(self._timeout_s / 4)
+
+    def _sweep_in(self, seconds: float) -> None:
         self._sweeping = True
-        self._loop.call_later(self._timeout_s / 4, self._sweep)
+        self._sweep_at = time.monotonic() + seconds
+        self._loop.call_later(seconds, self._sweep)
 
     def abort(self) -> None:
         """Close the socket at once; every unanswered command fails."""

@@ -61,6 +61,14 @@ SECTIONS = {
     "scale": Section(
         "A large configuration", ("-m", "bench.config_scale"), "100,000 keys, 1,000 tenants, 1,000 policies under a steady load of calls.",
     ),
+    "load": Section(
+        "A thousand callers, and for long", ("-m", "bench.run_load"),
+        "1,000 callers at once against an upstream that takes 60 ms, as a steady crowd (`calls_…`) and all in one moment (`burst_…`), and 1,000 streams at once; more calls "
+        "than `AIRI_MAX_CALLS` lets in (`refused_…` is how long a refusal takes, `admitted_…` how the others fare); one gateway process and two "
+        "on the same port; 200,000 calls and 20,000 streams with the memory of the gateway before, between and after. A crowd of 1,000 is answered at "
+        "the rate that two cores give, which is what its latency shows.",
+        by_default=False,
+    ),
     "peers": Section(
         "Beside other gateways", ("-m", "bench.run_peers"),
         "`make bench-peers` installs each into an environment of its own and measures all of them in the same interleaved rounds: the gateway "

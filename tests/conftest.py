@@ -25,7 +25,7 @@ from airi.database import open_engine
 from airi.embedded.errors import EmbeddedPartError
 from airi.embedded.redis import find_redis, prepare_redis, redis_command, wait_for_redis
 
-_MEMORY = Path("/dev/shm")  # noqa: S108
+_MEMORY = Path("/dev/shm")
 _ENOUGH_BYTES = 4 << 30
 
 

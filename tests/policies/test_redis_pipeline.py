@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -106,6 +107,17 @@ async def test_late_answer_does_not_shift_the_order(redis_url: str) -> None:
             await behind
         await kit.until(lambda: connection.in_flight == 0)
         assert await connection.execute("ECHO", "after") == b"after"
+
+
+@pytest.mark.parametrize("turns", [0, 3], ids=["before it is sent", "after it was sent"])
+async def test_a_busy_process_does_not_blame_redis(redis_url: str, turns: int) -> None:
+    """A burst keeps the loop longer than the time-out: Redis has answered, and nobody has looked."""
+    async with connected(redis_url, PipelineOptions(timeout_ms=60)) as connection:
+        answer = connection.execute("ECHO", "there")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        time.sleep(0.2)
+        assert await answer == b"there"
 
 
 async def test_in_flight_is_bounded(redis_url: str) -> None:
