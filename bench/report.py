@@ -86,9 +86,11 @@ _HEAD = """# Performance
 of it, `--write` writes this page. Absolute times are those of the machine named with each section: a shared two-core machine, whose speed varies by
 a factor of three from minute to minute. Compare ratios and counts; run it yourself for times.
 
-What falls short stays in the tables. Above all: **a whole call costs several times its goal of CPU** (and with it the added latency at 1,000 calls a second, where
-gateway, Redis, load and mock share two cores). No single stage is to blame: the interpreter runs about 150 µs of Python in the stages, a bare forward costs about 60 µs on the same
-machine, and between other work both run with cold caches. Less Python in a call, not a faster library, is what remains to be done.
+What falls short stays in the tables. Above all: **a whole call costs three times its goal of CPU on this machine**, and with it the added latency at 1,000 calls a second and
+the latency of 1,000 callers at once, where gateway, Redis, load and mock share two cores. The goals are those of a faster machine: in the same rounds the routers written in Rust, which do
+none of a call's keys, limits, policies, prices and records, cost four to six times what they cost there, and AIRI 1.6 to 2 times as much as they do. Of an AIRI call about 100 µs are the
+Python of its stages when caches are warm (`stages`), 50 µs a bare forward on the same HTTP server and client; the rest is Redis' connection, and both with caches that other
+work has emptied. No single stage is to blame: less Python in a call, not a faster library, is what remains to be done.
 """
 
 
