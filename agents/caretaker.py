@@ -201,7 +201,7 @@ class Caretaker:
                 connection.execute(delete(timers).where(timers.c.run_id == run_id))
         except DBAPIError:
             raise
-        except Exception:
+        except Exception:  # whatever is wrong with one run: it is told, and the others are looked after
             if time.monotonic() - self._told.get(run_id, -_QUIET_S) > _QUIET_S:
                 self._told[run_id] = time.monotonic()
                 while len(self._told) > _BATCH:

@@ -169,9 +169,8 @@ class Runtime:
     def _conclude(self, held: _Held, result: Callable[[], tuple[Any, str]]) -> None:
         try:
             self._drive(self._finish(held, result))
-        except (
-            Exception
-        ):  # a thread's last line of defence: the lease runs out and another worker takes the step
+        except Exception:
+            # A thread's last line of defence: the lease runs out and another worker takes the step.
             logger.exception("a step's end could not be recorded")
 
     def _finish(self, held: _Held, result: Callable[[], tuple[Any, str]]) -> Claim | None:

@@ -42,7 +42,7 @@ class Spans:
         state, error = "succeeded", ""
         try:
             yield
-        except BaseException as failure:
+        except BaseException as failure:  # noted and raised again
             state, error = _ending(failure)
             raise
         finally:

@@ -48,7 +48,7 @@ class Pipeline:
                 "client_disconnected",
             )
             raise
-        except Exception:
+        except Exception:  # a fault of ours: the record says so, the server logs and answers it
             exchange.status, exchange.error_type, exchange.error_code = 500, "server_error", "internal_error"
             raise
         finally:

@@ -176,7 +176,7 @@ class DayFile:
             db.executemany(schema.UPSERT_ROLLUP, ((*key, *values) for key, values in sums.items()))
             db.executemany(schema.UPSERT_SOURCE, high.items())
             db.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # a thread that is stopped must not leave the file within a transaction either
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise

@@ -138,7 +138,7 @@ class ToolBox:
             return plain(tool.name, await tool.function.function(**tool.function.arguments(args, context)))
         except (ToolError, StepFailed, TimeoutError):
             raise
-        except Exception as error:
+        except Exception as error:  # somebody's function may raise anything: it becomes a failure of the step
             raise _failure(tool, error) from error
 
     async def reconcile(self, tool: BoundTool, key: str, in_thread: Callable[..., Any]) -> Any:
@@ -155,7 +155,7 @@ def _guarded(tool: BoundTool, arguments: dict[str, Any]) -> Any:
         return tool.function.function(**arguments)
     except (ToolError, StepFailed):
         raise
-    except Exception as error:
+    except Exception as error:  # as above
         raise _failure(tool, error) from error
 
 

@@ -111,7 +111,7 @@ class Child:
                     pass_fds=(writing, *self._around.keep_open),
                     process_group=0,
                 )
-        except BaseException:
+        except BaseException:  # no descriptor is left behind, whatever stopped the start
             os.close(reading)
             raise
         finally:
