@@ -2,7 +2,7 @@
 
     python -m bench [SECTION …] [--rounds N] [--seconds S] [--write]
 
-Sections: calls, stages, budget, interleavings, redaction, fairness, replica, steps, scale. Without a name: all of them.
+Sections: calls, stages, budget, interleavings, redaction, fairness, replica, steps, scale, load. Without a name: all of them.
 The section peers is measured when it is named; ``make bench-peers`` installs what it needs.
 ``--write`` writes docs/performance.md and docs/figures/*.json.
 """

@@ -67,7 +67,6 @@ SECTIONS = {
         "than `AIRI_MAX_CALLS` lets in (`refused_…` is how long a refusal takes, `admitted_…` how the others fare); one gateway process and two "
         "on the same port; 200,000 calls and 20,000 streams with the memory of the gateway before, between and after. A crowd of 1,000 is answered at "
         "the rate that two cores give, which is what its latency shows.",
-        by_default=False,
     ),
     "peers": Section(
         "Beside other gateways", ("-m", "bench.run_peers"),
