@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -60,6 +61,18 @@ def workers(
             yield made
         finally:
             made.close()
+
+
+def test_the_witness_applies_no_request_whose_body_was_cut_off(seen: Witness) -> None:
+    head = b"POST /keyed HTTP/1.1\r\nhost: w\r\nidempotency-key: k\r\ncontent-length: 11\r\nconnection: close\r\n\r\n"
+    with serving(witness.make_server(seen)) as address:
+        for sent in (head, head + b'{"ech', head + b'{"echo": 3}'):
+            with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as caller:
+                caller.sendall(sent)
+                caller.shutdown(socket.SHUT_WR)
+                while caller.recv(4096):
+                    pass
+    assert [call["body"] for call in seen.calls] == [{"echo": 3}]
 
 
 def test_runs_through_celery_and_drains(workers: Workers, seen: Witness) -> None:

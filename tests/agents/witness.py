@@ -2,6 +2,7 @@
 
 ``python -m tests.agents.witness --log FILE [--port N]`` prints its port and serves:
 ``POST /keyed`` (applies a key once, repeats its answer), ``POST /unsafe`` (applies every call), ``GET /calls``.
+A request whose body was cut off is not applied: a worker can die between the two.
 A body may hold ``delay_ms``: the call is applied, then the answer is late. Each call is one line of the log, written
 before the answer, so that it survives the witness too.
 """
@@ -59,7 +60,12 @@ def make_server(witness: Witness, port: int = 0) -> ThreadingHTTPServer:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
+            length = int(self.headers.get("content-length", 0))
+            data = self.rfile.read(length)
+            if len(data) < length:  # the caller was killed between its header and its body: nothing was asked for
+                self.close_connection = True
+                return
+            body = json.loads(data or b"{}")
             answer = witness.saw(self.path.strip("/"), self.headers.get("idempotency-key", ""), body)
             time.sleep(body.get("delay_ms", 0) / 1000)
             self.answer(answer)
