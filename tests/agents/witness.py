@@ -62,7 +62,9 @@ def make_server(witness: Witness, port: int = 0) -> ThreadingHTTPServer:
         def do_POST(self) -> None:
             length = int(self.headers.get("content-length", 0))
             data = self.rfile.read(length)
-            if len(data) < length:  # the caller was killed between its header and its body: nothing was asked for
+            if (
+                len(data) < length
+            ):  # the caller was killed between its header and its body: nothing was asked for
                 self.close_connection = True
                 return
             body = json.loads(data or b"{}")
