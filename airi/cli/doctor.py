@@ -24,6 +24,7 @@ from airi.settings import Settings
 _OLDEST_PYTHON = (3, 11)
 _OLDEST_SQLITE = (3, 35, 0)  # RETURNING, DROP COLUMN
 _FEW_FILES = 4_096
+_OVERCOMMIT = Path("/proc/sys/vm/overcommit_memory")
 _ROOMS = ("agents", "gateway", "policies", "routing", "observability")
 
 
@@ -92,6 +93,12 @@ def _redis(settings: Settings) -> Iterator[Finding]:
             yield Finding("redis", "bad", error.message)
         else:
             yield Finding("redis", "good", f"{binary.path} ({binary.source})")
+        if _OVERCOMMIT.exists() and _OVERCOMMIT.read_text().strip() == "0":
+            yield Finding(
+                "memory",
+                "odd",
+                "Redis cannot rewrite its file when memory is short: sysctl vm.overcommit_memory=1",
+            )
         return
     import redis
 

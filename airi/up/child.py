@@ -45,6 +45,8 @@ class Child:
         self.ready = asyncio.Event()
         self.deaths = 0
         self.pid: int | None = None
+        self.log = spec.log or (around.logs and around.logs / f"{spec.name}.log")
+        """The file with its words; ``None``: they are on standard error."""
         self._around = around
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
@@ -101,7 +103,7 @@ class Child:
             self.spec.prepare()
         reading, writing = os.pipe()
         try:
-            with _output(self._around.logs, self.spec.name) as output:
+            with _output(self.log) as output:
                 self._process = process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-I", "-S", _SHIM, str(os.getpid()), *self.spec.command),
                     env={**self._around.environment, **self.spec.environment, READY_FD: str(writing)},
@@ -153,10 +155,8 @@ async def _read_once(descriptor: int) -> bytes:
     return os.read(descriptor, 64)
 
 
-def _output(logs: Path | None, name: str) -> IO[bytes]:
-    if logs is None:
-        return os.fdopen(os.dup(sys.stderr.fileno()), "wb")
-    return (logs / f"{name}.log").open("ab")
+def _output(log: Path | None) -> IO[bytes]:
+    return os.fdopen(os.dup(sys.stderr.fileno()), "wb") if log is None else log.open("ab")
 
 
 def _signal(process: int, number: signal.Signals) -> None:

@@ -35,6 +35,8 @@ class ProcessSpec:
     """Whether the tree is ready only when this process is; one that is not comes up a moment later."""
     prepare: Callable[[], None] | None = None
     """Runs before every start of the process."""
+    log: Path | None = None
+    """The file of a process whose words are not AIRI's JSON lines: they go there even when logs go to standard error."""
 
 
 def module(name: str, *arguments: str) -> list[str]:
@@ -51,6 +53,7 @@ def redis_spec(settings: Settings) -> ProcessSpec:
         redis_command(find_redis(), socket_path=socket, directory=directory),
         probe=partial(answers, socket),
         prepare=partial(prepare_redis, socket, directory),
+        log=settings.home / "logs" / "redis.log",
     )
 
 

@@ -13,7 +13,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from airi.up.child import Child, Surroundings
@@ -45,7 +45,6 @@ class Supervisor:
         keep_open: tuple[int, ...] = (),
     ) -> None:
         self._say = say
-        self._logs = logs
         self._drain_order = drain_order
         self._mark = secrets.token_hex(16)
         self._guard = _start_guard(self._mark)
@@ -133,9 +132,9 @@ class Supervisor:
 
     def _why_not(self, child: Child) -> str:
         message = f"{child.spec.name} does not start"
-        if self._logs is None:
+        path = child.log
+        if path is None:
             return f"{message}; its own words are above"
-        path = self._logs / f"{child.spec.name}.log"
         lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         return "\n".join([f"{message}; the end of {path}:", *lines[-_TAIL_LINES:]])
 
@@ -162,9 +161,9 @@ class Supervisor:
                 self._guard = _start_guard(self._mark)
                 for group in list(self._groups):
                     self._tell_guard(f"+{group}")
-            if self._logs is not None and time.monotonic() > next_check:
+            if time.monotonic() > next_check:
                 next_check = time.monotonic() + _LOG_CHECK_S
-                await asyncio.to_thread(_bound_logs, self._logs)
+                await asyncio.to_thread(_bound_logs, {child.log for child in self.children.values()})
             await asyncio.sleep(0.5)
 
 
@@ -185,10 +184,10 @@ def _close_pipe(guard: subprocess.Popen[bytes]) -> None:
         return  # something unsent, to a guard that is dead
 
 
-def _bound_logs(folder: Path) -> None:
+def _bound_logs(logs: Collection[Path | None]) -> None:
     """Keep one older half of a log that has grown too long; its process goes on appending to the same file."""
-    for path in folder.glob("*.log"):
-        if path.stat().st_size > LOG_LIMIT_BYTES:
+    for path in logs:
+        if path is not None and path.exists() and path.stat().st_size > LOG_LIMIT_BYTES:
             path.with_suffix(".log.1").write_bytes(path.read_bytes())
             with path.open("r+b") as file:
                 file.truncate(0)

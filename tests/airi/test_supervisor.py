@@ -101,6 +101,30 @@ async def test_a_child_that_cannot_start_stops_the_start_with_its_words(
     assert not alive(entries(journal)[0][2])
 
 
+async def test_a_child_with_a_log_of_its_own_never_writes_to_standard_error(
+    journal: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "own.log"
+    tree = supervisor([toy("a", "a", journal, BROKEN, log=log)], lambda _line: None)
+    with pytest.raises(StartError, match=r"a does not start; the end of .*own\.log:\ncannot open the flux"):
+        await tree.start()
+    await tree.kill()
+    assert "flux" not in capfd.readouterr().err
+
+
+async def test_a_log_that_has_grown_too_long_is_cut(
+    journal: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airi.up.supervisor.LOG_LIMIT_BYTES", 1_000)
+    log = tmp_path / "own.log"
+    log.write_bytes(b"x" * 1_001)
+    tree = supervisor([toy("a", "a", journal, log=log), toy("b", "b", journal)], lambda _line: None)
+    await tree.start()
+    await until(lambda: log.stat().st_size == 0)
+    assert (tmp_path / "own.log.1").read_bytes() == b"x" * 1_001
+    await tree.kill()
+
+
 async def test_what_is_not_awaited_comes_up_later_or_not_at_all(journal: Path) -> None:
     said: list[str] = []
     specs = [toy("a", "a", journal), toy("b", "b", journal, after=("a",), awaited=False)]

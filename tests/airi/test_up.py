@@ -148,6 +148,19 @@ def test_a_taken_port_is_refused_in_words(tree: Tree, home: Path) -> None:
     assert any(f"127.0.0.1:{tree.port} is not free" in line for line in second.lines)
 
 
+def test_only_airi_speaks_on_the_screen_of_who_starts_it(home: Path) -> None:
+    words = [sys.executable, "-m", "airi", "up", "--logs", "stderr", "--only", "redis"]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    with process, process.stdout as screen:
+        for line in screen:
+            if line.startswith("AIRI's parts run here"):
+                process.terminate()
+            assert line.startswith(("AIRI", "  redis ", "SIGTERM: stopping", "  stopping redis")), line
+    assert process.returncode == 0
+    assert "Server initialized" in (home / "logs" / "redis.log").read_text()
+
+
 def test_the_end_comes_in_order_and_the_second_start_is_quick(home: Path) -> None:
     with running(home) as first:
         models = [line for line in first.lines if "simulated" in line]
