@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ def _print_schema() -> int:
 
 def check_files(loaded: Sequence[LoadedResource]) -> Findings:
     """Check files as the control plane would, among what AIRI_HOME has adopted (or, before a first start, would)."""
+    from agents.advice import functions_here, unknown_tools
     from agents.checking import problems as workflow_problems
     from airi.config.validation import check
     from policies.documents import policy_problems
@@ -65,6 +67,7 @@ def check_files(loaded: Sequence[LoadedResource]) -> Findings:
         type(document)(resources),
         places={item.key: item.where for item in loaded},
         validators={"Policy": policy_problems, "Workflow": workflow_problems},
+        advisers={"Workflow": partial(unknown_tools, functions=cache(functions_here))},
         changed=[item.key for item in loaded],
     )
 

@@ -55,7 +55,7 @@ from airi.config.state import (
     read_state_at,
     read_version,
 )
-from airi.config.validation import Validators, check
+from airi.config.validation import Advisers, Validators, check
 from airi.database import write
 from airi.errors import ConfigError, UnavailableError
 from airi.vault import Vault
@@ -75,12 +75,14 @@ class ConfigStore:
         client: redis.Redis | None = None,
         *,
         validators: Validators | None = None,
+        advisers: Advisers | None = None,
         sealing: Vault | None = None,
     ) -> None:
-        """``validators``: the rooms' deep checks by kind. ``sealing``: where secrets given as values go."""
+        """``validators``, ``advisers``: the rooms' checks by kind. ``sealing``: where secrets given as values go."""
         self._engine = engine
         self._redis = client
         self._validators = validators
+        self._advisers = advisers
         self._sealing = sealing
         self._lock = threading.Lock()
         self._state = EMPTY
@@ -233,8 +235,9 @@ class ConfigStore:
             plan = edit(state)
             after = state_after(state, plan)
             findings = check(
-                after.document, places=places, validators=self._validators, changed=set(plan.puts)
-            )
+                after.document, places=places, validators=self._validators, advisers=self._advisers,
+                changed=set(plan.puts),
+            )  # fmt: skip
             if findings.problems:
                 raise ConfigError(findings.problems)
             result = result_of(state, after, plan, findings.warnings)

@@ -34,6 +34,9 @@ from airi.config.secrets import references as secret_references
 Validator = Callable[[Any, Where], list[str]]
 """A room's deep check of one resource of a kind: returns whole lines, ``f"{where('when')}: what is wrong"``."""
 Validators = Mapping[str, Validator]
+Adviser = Callable[[Any, ConfigDocument, Where], list[str]]
+"""A room's warnings of one resource of a kind, among all others: whole lines too."""
+Advisers = Mapping[str, Adviser]
 Path = tuple[str | int, ...]
 _MAX_COMPARED = 200
 RESERVED_MODEL_PREFIX = "workflow/"
@@ -54,12 +57,13 @@ def check(
     *,
     places: Mapping[tuple[str, str], Where] | None = None,
     validators: Validators | None = None,
+    advisers: Advisers | None = None,
     changed: Iterable[tuple[str, str]] | None = None,
 ) -> Findings:
     """Check a whole document. ``places`` names files and lines where they are known.
 
     What lies within a resource is looked at, by the rooms' ``validators`` (by kind) too, for the resources in ``changed``
-    only, or for all when it is ``None``; references are followed in all.
+    only, or for all when it is ``None``; references are followed in all, by the rooms' ``advisers`` too.
     """
     findings = Findings()
     places = places or {}
@@ -72,6 +76,9 @@ def check(
             findings.warnings += _unset(resource, where)
         findings.problems += _dangling(document, resource, where)
         findings.warnings += _unmatched(document, resource, where)
+        adviser = (advisers or {}).get(resource.kind)
+        if adviser is not None:
+            findings.warnings += adviser(resource, document, where)
         validator = (validators or {}).get(resource.kind)
         if validator is not None and key in deep:
             findings.problems += validator(resource, where)

@@ -14,8 +14,9 @@ from sqlalchemy import Engine
 import agents.migrations
 import agents.service
 import policies.migrations
+from agents.advice import unknown_tools
 from agents.checking import problems as workflow_problems
-from airi.config.validation import Validators
+from airi.config.validation import Advisers, Validators
 from airi.database import migrate, open_engine
 from airi.settings import Settings
 from airi.storage import CONTENT_ROOMS, prepare, reseal
@@ -43,6 +44,8 @@ from policies.documents import policy_problems
 VERSION = "0.1.0"
 VALIDATORS: Validators = {"Policy": policy_problems, "Workflow": workflow_problems}
 """The rooms' deep checks by kind of resource."""
+ADVISERS: Advisers = {"Workflow": unknown_tools}
+"""The rooms' warnings by kind of resource."""
 
 
 def open_databases(settings: Settings) -> tuple[Engine, Engine]:
@@ -61,7 +64,13 @@ def open_databases(settings: Settings) -> tuple[Engine, Engine]:
 def open_services(settings: Settings, emitter: Emitter) -> Services:
     """Return the services over databases that are up to date."""
     engine, runs_engine = open_databases(settings)
-    services = build(settings, engine, validators=VALIDATORS, record_store=RecordStore(settings.records))
+    services = build(
+        settings,
+        engine,
+        validators=VALIDATORS,
+        advisers=ADVISERS,
+        record_store=RecordStore(settings.records),
+    )
     reseal(
         services.keyring, *{engine, runs_engine}
     )  # after a rotation of AIRI_SECRET_KEY the old key may then go

@@ -9,7 +9,7 @@ import redis
 from sqlalchemy import Engine
 
 from airi.config.store import ConfigStore
-from airi.config.validation import Validators
+from airi.config.validation import Advisers, Validators
 from airi.content import ContentStore
 from airi.identity import Identities
 from airi.keyring import KeyRing, admin_key
@@ -44,6 +44,7 @@ def build(
     engine: Engine,
     *,
     validators: Validators | None = None,
+    advisers: Advisers | None = None,
     run_service: Any = None,
     record_store: Any = None,
 ) -> Services:
@@ -56,7 +57,9 @@ def build(
         engine=engine,
         keyring=ring,
         redis=client,
-        config_store=ConfigStore(engine, client, validators=validators, sealing=Vault(engine, ring)),
+        config_store=ConfigStore(
+            engine, client, validators=validators, advisers=advisers, sealing=Vault(engine, ring)
+        ),
         key_log=key_log,
         keys=LiveKeys(key_log),
         identities=Identities(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -199,24 +200,29 @@ def _handler(server: ResponsesServer) -> Callable[..., BaseHTTPRequestHandler]:
             self.send_header("content-type", "text/event-stream")
             self.send_header("transfer-encoding", "chunked")
             self.end_headers()
-            for number, event in enumerate(wire(events_of(body, server.output, server.ending, server.size))):
-                self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
-                if server.hold and number == 6:
-                    self._wait_for_leaving()
-                    return
+            try:
+                for number, event in enumerate(
+                    wire(events_of(body, server.output, server.ending, server.size))
+                ):
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
+                    if server.hold and number == 6:
+                        self._wait_for_leaving()
+                        return
+            except ConnectionError:  # the caller may leave before the last event that it is sent
+                server.left.set()
+                self.close_connection = True
+                return
             if server.ending != "cut":
                 self.wfile.write(b"0\r\n\r\n")
             else:
                 self.close_connection = True
 
         def _wait_for_leaving(self) -> None:
+            self.close_connection = True
             self.connection.settimeout(10)
-            try:
+            with contextlib.suppress(TimeoutError):  # nobody left
                 if not self.connection.recv(1):
                     server.left.set()
-            except (TimeoutError, ConnectionError):
-                server.left.set()
-            self.close_connection = True
 
         def log_message(self, *_: Any) -> None:
             return
