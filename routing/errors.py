@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airi.errors import AiriError, InvalidRequestError, NotFoundError, RateLimitError, UnavailableError
+from airi.http.errors import HttpClientError
 
 if TYPE_CHECKING:
     from routing.call import Attempt
@@ -80,6 +81,14 @@ class UpstreamTimeoutError(UpstreamError):
 
     status = 504
     code = "upstream_timeout"
+
+
+class NotConfigured(HttpClientError):  # noqa: N818  # reads as the event it reports
+    """Nothing can be sent: a secret or a TLS file is missing on this machine, and no moment of waiting brings it (503)."""
+
+    status = 503
+    code = "upstream_not_configured"
+    reached_upstream = False
 
 
 class KnownBadVersionError(AiriError):

@@ -18,7 +18,7 @@ from airi.http.errors import (
 )
 from airi.secrets import Secret
 from routing.call import Header
-from routing.errors import UpstreamError, UpstreamTimeoutError
+from routing.errors import NotConfigured, UpstreamError, UpstreamTimeoutError
 
 _ELSEWHERE_ONLY = frozenset({401, 402, 403, 404})
 """The target is set up wrongly (its key, its account, its model's name): others may still serve."""
@@ -53,6 +53,8 @@ class Failure(msgspec.Struct):
     unreachable: bool = False
     blame: bool = True
     """Whether the breaker counts it."""
+    counts: bool = True
+    """Whether it is one of the route's ``retries.max_attempts``."""
     detail: str = ""
 
 
@@ -72,6 +74,13 @@ def of_error(error: HttpClientError, alias: str) -> Failure:
         )  # fmt: skip
         away.retry_after_ms = 1_000
         return Failure(error.code, True, True, error=away, unreachable=True, detail=detail)
+    if isinstance(
+        error, NotConfigured
+    ):  # nothing was tried, and the same place fails in the same way until it is set up
+        unusable = UpstreamError(
+            f"The upstream of '{alias}' is not set up.", code=error.code, status=503, reached=False
+        )
+        return Failure(error.code, True, False, error=unusable, blame=False, counts=False, detail=detail)
     kind = UpstreamTimeoutError if error.status == 504 else UpstreamError
     words = "took too long" if error.status == 504 else "broke off"
     told = kind(f"The upstream of '{alias}' {words}.", code=error.code, reached=error.reached_upstream)

@@ -82,7 +82,7 @@ class Plan:
         self.tried[target.place] = self.tried.get(target.place, 0) | bit
         if not failure.again:
             self._closed.add(target)
-        if bit:
+        if bit and failure.counts:
             self._failures += 1
         if self._failures >= self._retries.max_attempts or not failure.elsewhere:
             return None

@@ -7,6 +7,7 @@ import pytest
 
 from airi.http.errors import ConnectFailed, ConnectionLost, FirstByteTimeout, TooManyWaiters, TotalTimeout
 from airi.secrets import Secret
+from routing.errors import NotConfigured
 from routing.outcome import of_error, of_status, openai_error, retry_after_s
 
 
@@ -46,6 +47,10 @@ def test_errors_of_the_wire() -> None:
     assert late.error is not None
     assert (late.error.status, late.again) == (504, True)
     assert not of_error(TotalTimeout("x"), "m").elsewhere
+    unset = of_error(NotConfigured("A_KEY is not set"), "m")
+    assert unset.error is not None
+    assert (unset.elsewhere, unset.again, unset.blame, unset.counts) == (True, False, False, False)
+    assert (unset.error.status, unset.error.reached, "A_KEY" in unset.error.message) == (503, False, False)
     busy = of_error(TooManyWaiters("x"), "m")
     assert (busy.blame, busy.again) == (False, True)
 

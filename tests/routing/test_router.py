@@ -13,7 +13,6 @@ import pytest
 
 from airi.config.document import ConfigDocument
 from airi.config.kinds import AnyResource
-from airi.errors import AiriError
 from routing.call import Call
 from routing.contract import Needs
 from routing.errors import (
@@ -304,6 +303,7 @@ async def test_a_place_without_its_secret_fails_its_own_calls_until_it_has_it(
             provider("pa", a.url + "/v1", api_key="${env:AN_UNSET_KEY}"),
             provider("pb", b.url + "/v1"),
             model("m", {"provider": "pa"}, fallbacks=["own"], retries=FAST),
+            model("beside", {"provider": "pa"}, {"provider": "pb", "weight": 0}, retries={"max_attempts": 1}),
             model("alone", {"provider": "pa"}, retries=FAST),
             model("own", {"provider": "pb"}),
         ]
@@ -314,10 +314,17 @@ async def test_a_place_without_its_secret_fails_its_own_calls_until_it_has_it(
         answer = await router.send(call(built))
         answer.close()
         assert answer.target == "pb"
-        assert "AN_UNSET_KEY is not set" in answer.attempts[0].detail
-        with pytest.raises(AiriError) as caught:
+        # Tried once, and no breaker ever hides the reason.
+        for alias in ["m", "beside"] * 6:
+            answer = await router.send(call(built, alias))
+            answer.close()
+            tried = [(one.target, one.outcome) for one in answer.attempts]
+            assert tried == [("pa", "upstream_not_configured"), ("pb", "ok")]
+            assert "AN_UNSET_KEY is not set" in answer.attempts[0].detail
+        with pytest.raises(UpstreamError) as caught:
             await router.send(call(built, "alone"))
-        assert caught.value.status == 503
+        assert (caught.value.status, caught.value.code) == (503, "upstream_not_configured")
+        assert len(caught.value.attempts) == 1
         assert "AN_UNSET_KEY" not in caught.value.message, "callers are not told how the platform is set up"
         monkeypatch.setenv("AN_UNSET_KEY", "sk-now")
         built = RoutingTable.build(document, PriceMap({}), lenient=True)
