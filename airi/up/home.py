@@ -8,12 +8,14 @@ import socket
 import stat
 import time
 from pathlib import Path
+from random import SystemRandom
 
 from airi.settings import Settings
 from airi.up.errors import StartError
 
 _LEFTOVERS_S = 8.0
 """How long to wait for the last of a killed tree to be gone."""
+_PORTS = range(20_000, 29_000)
 
 
 def prepare_home(settings: Settings) -> bool:
@@ -87,21 +89,24 @@ def check_port_free(host: str, port: int, variable: str) -> None:
 
 
 def free_ports(count: int, preferred: list[int]) -> list[int]:
-    """Return ``count`` TCP ports that are free on the loopback, those preferred first (an earlier start's)."""
+    """Return ``count`` TCP ports that are free on the loopback, those preferred first (an earlier start's).
+
+    Others come from below the range out of which kernels give ports to outgoing connections: such a connection could
+    take a port between this look at it and the moment a child listens on it, at its start or at a later one.
+    """
     found: list[int] = []
-    for port in [*preferred[:count], *[0] * count]:
+    for port in [*preferred[:count], *SystemRandom().sample(_PORTS, 50 + count)]:
         if len(found) == count:
             break
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
-                number = int(probe.getsockname()[1])
                 probe.listen(1)
             except OSError:
                 continue
-            if number not in found:
-                found.append(number)
+            if port not in found:
+                found.append(port)
     return found
 
 

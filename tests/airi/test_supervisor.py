@@ -213,6 +213,9 @@ def test_a_taken_port_is_said_with_the_variable_to_change() -> None:
         ports = free_ports(2, [port])
         assert port not in ports
         assert len(set(ports)) == 2
+        assert all(20_000 <= found < 29_000 for found in ports), (
+            "no outgoing connection may take one meanwhile"
+        )
     assert free_ports(1, [port]) == [port]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+
+from tests.support.live import free_port
 
 ROOT = Path(__file__).parents[2]
 READY = "AIRI ready on "
@@ -115,10 +116,3 @@ def running(home: Path, **environment: str) -> Iterator[Tree]:
         if tree.process.poll() is None:
             tree.process.kill()
             tree.stop()
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,14 +13,14 @@ from typing import Self
 
 import httpx
 
+from airi.up.home import free_ports
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def free_port() -> int:
     """Return a TCP port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1, [])[0]
 
 
 class Live:
