@@ -24,6 +24,7 @@ _COMMANDS = {
     "models": ("models", "list the models that can be called"),
     "doctor": ("doctor", "look for what is wrong with this machine or home"),
     "ledger": ("storage", "prove that the money adds up"),
+    "audit": ("audit", "prove that the trail of administrative writes is whole"),
     "migrate": ("storage", "bring the databases up to date"),
     "backup": ("storage", "save all state into one file"),
     "restore": ("storage", "put a backup into an empty home"),

@@ -96,6 +96,9 @@ def test_the_command_line_reaches_it(tree: Tree) -> None:
     assert airi(tree, "key", "revoke", "nonsense").returncode == 1
     verified = airi(tree, "ledger", "verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr
+    audited = airi(tree, "audit", "verify", "--output", "json")
+    assert audited.returncode == 0, audited.stdout + audited.stderr
+    assert json.loads(audited.stdout)["entries"] >= 3, "the configuration, the key and its end"
     doctor = airi(tree, "doctor")
     assert doctor.returncode == 0, doctor.stdout
 
