@@ -21,7 +21,6 @@ from agents.celery_app import Sender, make_app
 from agents.checking import Catalogue
 from agents.commands import Starter
 from agents.definition import Definition
-from agents.documents import FreshDocument
 from agents.engine import Engine
 from agents.errors import InputError, RunsBusyError, TooDeepError, UnknownRunError, UnknownWorkflowError
 from agents.schema import events, runs
@@ -289,7 +288,7 @@ def build(
     """The service of the control plane, over an already migrated runs database; loads the function tools."""
     load_tools()  # not to call them, but to know which there are
     engine = Engine(runs_database, ContentStore(runs_database, ring))
-    document = FreshDocument(config_store.current)
+    document = config_store.current  # never an older one: what was applied just now is what is started
     engine.store.on_ended = Spans(sink, "control").run
     caretaker = Caretaker(
         engine.store,

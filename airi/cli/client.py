@@ -61,7 +61,7 @@ class Client:
         with self._words():
             response = self._http.request(method, path, json=body, params=asked, headers=dict(headers or {}))
         if not response.is_success:
-            raise NoError(_refusal(response))
+            raise NoError(_refusal(response), code=_code(response))
         return response.json() if response.content else None
 
     def text(self, path: str) -> str:
@@ -143,6 +143,15 @@ def _refusal(response: httpx.Response) -> str:
     except (ValueError, KeyError, TypeError):
         message = response.text[:500] or response.reason_phrase
     return f"{message} ({response.status_code})"
+
+
+def _code(response: httpx.Response) -> str | None:
+    """What the gateway calls the refusal, for commands that know what to do about some."""
+    try:
+        code = response.json()["error"]["code"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return code if isinstance(code, str) else None
 
 
 def _events(lines: Iterator[str]) -> Iterator[Event]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from airi.cli.client import admin_client, tenant_client
+from airi.cli.client import Client, admin_client, tenant_client
 from airi.cli.output import line, show, table
 from airi.cli.runner import NoError, Parser, command, group
 
 Json = dict[str, Any]
+_APPLY = "/admin/v1/apply"
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -36,6 +38,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _publish(path: Path) -> str:
     """Put what a file holds into the running gateway and return the name of its one workflow."""
+    from airi.cli.configuration import with_places
     from airi.config.loader import load_files
     from airi.config.state import body_of
 
@@ -45,9 +48,29 @@ def _publish(path: Path) -> str:
         raise NoError(
             f"{path} holds {len(names)} workflows; apply it with `airi apply -f`, then run one by its name"
         )
-    resources = [body_of(item.resource) for item in loaded]
-    admin_client().call("POST", "/admin/v1/apply", {"resources": resources}, query={"manager": "api"})
+    bundle = {"resources": [body_of(item.resource) for item in loaded]}
+    client = admin_client()
+    try:
+        client.call("POST", _APPLY, bundle, query={"manager": "api"})
+    except NoError as error:
+        if error.code != "managed_elsewhere":
+            raise NoError(with_places(str(error), loaded)) from error
+        _require_served(client, bundle, path, names[0])
     return names[0]
+
+
+def _require_served(client: Client, bundle: Json, path: Path, name: str) -> None:
+    """What files manage is not changed in passing: it is run when it is what the file says."""
+    query = {"manager": "file", "take_over": "true", "dry_run": "true"}
+    difference = client.call("POST", _APPLY, bundle, query=query)["diff"]
+    if difference:
+        names = " and ".join(f"{item['kind']} {item['name']!r}" for item in difference)
+        file = shlex.quote(str(path))
+        raise NoError(
+            f"{path} differs from the {names} that serves, and configuration files manage what serves: put it there "
+            f"with `airi apply -f {file}` (`airi diff -f {file}` shows the difference), or run what serves with "
+            f"`airi workflow run {name}`"
+        )
 
 
 def _input(text: str) -> tuple[str, Any]:
@@ -69,8 +92,8 @@ def _input(text: str) -> tuple[str, Any]:
 def _run_parser() -> Parser:
     parser = command(
         "workflow run",
-        "Start a workflow and watch it to its end. A file is put into the running gateway first. Exit code 0 when "
-        "the run completed.",
+        "Start a workflow and watch it to its end. A file is put into the running gateway first; what configuration "
+        "files manage there must be the same. Exit code 0 when the run completed.",
         "airi workflow run examples/workflows/research.yaml -i topic='solar sails'",
         _run,
     )
