@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
@@ -43,7 +44,7 @@ class DataPlane:
         try:
             if operation is not None:
                 if request.method != "POST":
-                    raise MethodNotAllowedError(f"{request.path} takes POST.")
+                    raise MethodNotAllowedError(f"{request.path} takes POST.", allow="POST")
                 if self._runtime.draining:
                     raise UnavailableError(
                         "This gateway is shutting down; another one will serve you.", retry_after_ms=1_000
@@ -64,10 +65,10 @@ class DataPlane:
         path = request.path
         own = self._own.get(path)
         if own is not None:
-            if request.method not in ("GET", "HEAD"):
-                raise MethodNotAllowedError(f"{path} takes GET.")
+            _only_get(request, path)
             await own(request)
-        elif path.startswith("/v1/models/") and request.method in ("GET", "HEAD"):
+        elif path.startswith("/v1/models/"):
+            _only_get(request, "/v1/models/{model}")
             await self._model(request)
         elif is_control_path(path):
             await self._runtime.control.forward(request, "req_" + new_trace_id())
@@ -80,7 +81,9 @@ class DataPlane:
             if not request.finished:
                 request.finish()
             return
-        block = b"%bx-request-id: req_%b\r\n%b" % (JSON, new_trace_id().encode(), retry_after(error))
+        block = _json_head() + retry_after(error)
+        if isinstance(error, MethodNotAllowedError):
+            block += b"allow: %b\r\n" % error.allow.encode()
         request.respond(error.status, block, error_form(operation, error))
 
     @staticmethod
@@ -101,12 +104,23 @@ class DataPlane:
     async def _models(self, request: Request) -> None:
         key = await find_key(self._runtime, bearer(request))
         data = [_model_object(route) for route in self._runtime.snapshot.models_of(key)]
-        request.respond(200, JSON, _encode({"object": "list", "data": data}))
+        request.respond(200, _json_head(), _encode({"object": "list", "data": data}))
 
     async def _model(self, request: Request) -> None:
         key = await find_key(self._runtime, bearer(request))
-        plan = self._runtime.snapshot.plan(key, request.path.removeprefix("/v1/models/"))
-        request.respond(200, JSON, _encode(_model_object(plan.route)))
+        # OpenAI's SDKs send the slash of "sim/small" as %2F.
+        plan = self._runtime.snapshot.plan(key, unquote(request.path.removeprefix("/v1/models/")))
+        request.respond(200, _json_head(), _encode(_model_object(plan.route)))
+
+
+def _json_head() -> bytes:
+    """Return the headers of an answer that is no call's: OpenAI's clients look for a request id on every one."""
+    return b"%bx-request-id: req_%b\r\n" % (JSON, new_trace_id().encode())
+
+
+def _only_get(request: Request, path: str) -> None:
+    if request.method not in ("GET", "HEAD"):
+        raise MethodNotAllowedError(f"{path} takes GET.", allow="GET, HEAD")
 
 
 def _model_object(route: Route) -> dict[str, Any]:

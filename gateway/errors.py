@@ -10,11 +10,15 @@ _encode = msgspec.json.Encoder().encode
 
 
 class MethodNotAllowedError(AiriError):
-    """The path exists, the method does not (405)."""
+    """The path exists, the method does not (405). ``allow`` lists those that do."""
 
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allow: str) -> None:
+        super().__init__(message)
+        self.allow = allow
 
 
 class UnsupportedMediaTypeError(AiriError):

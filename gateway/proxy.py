@@ -58,13 +58,14 @@ class ControlProxy:
                 "The control plane is not answering; model calls are served meanwhile.", retry_after_ms=1_000
             ) from error
         try:
-            await self._relay(request, response)
+            await self._relay(request, response, request_id)
         finally:
             response.close()
 
     @staticmethod
-    async def _relay(request: Request, response: Response) -> None:
+    async def _relay(request: Request, response: Response, request_id: str) -> None:
         out = [pair for pair in response.headers if pair[0] not in _NOT_FORWARDED]
+        out.append((b"x-request-id", request_id.encode()))
         if response.header(b"content-length") is not None or request.method == "HEAD":
             request.respond(response.status, out, await response.read(64 << 20))
             return

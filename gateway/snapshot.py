@@ -11,6 +11,7 @@ from airi.config.kinds import Tenant
 from airi.config.secrets import SecretResolver
 from airi.errors import PermissionDeniedError
 from airi.keys import KeyRecord, scopes
+from airi.keys.roles import PERMISSIONS
 from airi.pace import Pace
 from airi.patterns import allowed
 from gateway.detectors import with_detectors
@@ -131,6 +132,10 @@ class Snapshot:
         if tenant is None:
             raise PermissionDeniedError(
                 f"The tenant '{key.tenant}' of this key does not exist any more.", code="tenant_not_found"
+            )
+        if "models.call" not in PERMISSIONS[key.role]:
+            raise PermissionDeniedError(
+                f"The role '{key.role}' of this key does not call models.", code="role_not_allowed"
             )
         route = self.table.resolve(model, visible=lambda alias: self.may_call(key, alias))
         scopes.check(key, model=model)

@@ -1,12 +1,13 @@
-"""Every error of the control plane in OpenAI's form, on every path."""
+"""Every error of the control plane in OpenAI's form, on every path; below ``/v1/messages/`` in Anthropic's."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from redis.exceptions import ConnectionError as RedisAway
@@ -16,18 +17,36 @@ from sqlalchemy.exc import TimeoutError as NoConnection
 from starlette.exceptions import HTTPException
 
 from airi.errors import AiriError, ConfigError, UnavailableError
+from gateway.dialects.anthropic.answer import error_body
+from gateway.dialects.front import passed_error
 
 _log = logging.getLogger(__name__)
 
 
 def install(app: FastAPI) -> None:
     """Register the handlers."""
-    app.add_exception_handler(AiriError, _airi)
-    app.add_exception_handler(RequestValidationError, _validation)
-    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(AiriError, _in_dialect(_airi))
+    app.add_exception_handler(RequestValidationError, _in_dialect(_validation))
+    app.add_exception_handler(HTTPException, _in_dialect(_http))
     for away in (OperationalError, NoConnection, RedisAway, RedisTimeout):
-        app.add_exception_handler(away, _away)
-    app.add_exception_handler(Exception, _unexpected)
+        app.add_exception_handler(away, _in_dialect(_away))
+    app.add_exception_handler(Exception, _in_dialect(_unexpected))
+
+
+def _in_dialect(
+    handler: Callable[[Request, Exception], JSONResponse],
+) -> Callable[[Request, Exception], Response]:
+    """Return ``handler`` with its answers in the dialect of the path."""
+
+    def answer(request: Request, error: Exception) -> Response:
+        said = handler(request, error)
+        if not request.scope["path"].startswith("/v1/messages/"):
+            return said
+        said.body = error_body(passed_error(said.status_code, bytes(said.body)))
+        said.headers["content-length"] = str(len(said.body))
+        return said
+
+    return answer
 
 
 def error_response(
@@ -79,13 +98,24 @@ def _validation(_request: Request, error: Exception) -> JSONResponse:
     return error_response(400, message, code="invalid_request", param=param)
 
 
-def _http(_request: Request, error: Exception) -> JSONResponse:
+def _http(request: Request, error: Exception) -> JSONResponse:
+    """Say what the framework refused, in the words that the data plane has for it."""
     assert isinstance(error, HTTPException)
     phrase = HTTPStatus(error.status_code).phrase
     code = phrase.lower().replace(" ", "_")
     message = error.detail if isinstance(error.detail, str) else phrase
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
     headers = dict(error.headers) if error.headers else None
+    path = request.scope["path"][:200]
+    if message == phrase and error.status_code == HTTPStatus.NOT_FOUND:
+        message, code = f"There is nothing at {request.method} {path}.", "unknown_url"
+    elif (
+        error.status_code == HTTPStatus.METHOD_NOT_ALLOWED
+        and headers
+        and "allow" in {h.lower() for h in headers}
+    ):
+        allowed = next(value for name, value in headers.items() if name.lower() == "allow")
+        message = f"{path} takes {allowed}."
     return error_response(error.status_code, message, kind=kind, code=code, headers=headers)
 
 

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
-from fastapi.routing import APIRoute
 
 from airi.config.document import ConfigDocument
 from airi.config.kinds import Model, Pool, Provider, Tenant, Workflow
-from airi.errors import AiriError, InvalidRequestError, PermissionDeniedError
+from airi.errors import InvalidRequestError, PermissionDeniedError
 from airi.keys import scopes
 from airi.keys.record import KeyRecord
 from airi.patterns import allowed
 from airi.stored_responses import Reader, ResponseStore
 from gateway.control.auth import authenticate
-from gateway.control.routing import add
 from gateway.control.services import Services
-from gateway.dialects.anthropic.answer import error_body
 from gateway.dialects.anthropic.request import to_chat as messages_to_chat
 from gateway.dialects.counting import count
 from gateway.dialects.front import Body
@@ -31,22 +27,6 @@ from gateway.workflows import PREFIX
 from routing.errors import UnknownModelError
 
 _ESTIMATED = {"x-airi-estimated": "true"}
-
-
-class AnthropicRoute(APIRoute):
-    """A route whose errors have Anthropic's form."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler, its errors translated."""
-        handler = super().get_route_handler()
-
-        async def answer(request: Request) -> Response:
-            try:
-                return await handler(request)
-            except AiriError as error:
-                return Response(error_body(error), error.status, media_type="application/json")
-
-        return answer
 
 
 async def caller(services: Services, request: Request) -> KeyRecord:
@@ -78,9 +58,7 @@ def router(services: Services) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(tags=["models"])
     _add_responses(routes, services, ResponseStore(services.engine, services.content))
-    counting = APIRouter(route_class=AnthropicRoute, tags=["models"])
-    _add_counting(counting, services)
-    add(routes, counting)
+    _add_counting(routes, services)
     return routes
 
 

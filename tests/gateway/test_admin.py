@@ -126,8 +126,13 @@ def test_without_a_key_there_is_nothing(client: TestClient) -> None:
 
 
 def test_errors_have_openais_form_on_every_path(seeded: TestClient) -> None:
-    assert error(seeded.get("/nowhere"), 404)["code"] == "not_found"
+    assert error(seeded.get("/nowhere"), 404)["code"] == "unknown_url"
     assert error(seeded.put("/me"), 405)["code"] == "method_not_allowed"
+    strange = seeded.get("/v1/messages/nowhere")
+    assert (strange.status_code, strange.json()["error"]["type"]) == (
+        404,
+        "not_found_error",
+    )  # Anthropic's form
     found = error(seeded.get("/boom"), 500)
     assert "sk-secret" not in found["message"]
     assert error(seeded.get("/admin/v1/tenants?limit=0", headers=ADMIN), 400)["param"] == "limit"

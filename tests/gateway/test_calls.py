@@ -113,10 +113,31 @@ def test_a_caller_that_leaves_cancels_the_upstream(live: Live) -> None:
     assert call["output_tokens"] > 0
 
 
+def test_a_role_that_only_reads_or_writes_policies_calls_no_model(live: Live) -> None:
+    for role, status in (
+        ("auditor", 403), ("policy_author", 403), ("policy_approver", 403), ("service", 200), ("developer", 200),
+    ):  # fmt: skip
+        with live.admin() as admin:
+            made = admin.post("/admin/v1/keys", json={"tenant": "dev", "role": role}).json()
+        with live.client(made["key"]) as client:
+            answer = client.post("/v1/chat/completions", json={**CHAT, "max_tokens": 1})
+        assert answer.status_code == status, (role, answer.text)
+        assert status == 200 or answer.json()["error"]["code"] == "role_not_allowed"
+
+
 def test_unknown_paths_and_methods(live: Live) -> None:
     with live.client() as client:
         assert client.get("/v1/nothing").json()["error"]["code"] == "unknown_url"
-        assert client.get("/v1/chat/completions").status_code == 405
+        for method, path, allowed in (
+            ("GET", "/v1/chat/completions", "POST"),
+            ("DELETE", "/v1/models", "GET, HEAD"),
+            ("POST", "/v1/models/sim/small", "GET, HEAD"),
+            ("GET", "/v1/messages/count_tokens", "POST"),
+        ):
+            refused = client.request(method, path)
+            assert (refused.status_code, refused.headers["allow"]) == (405, allowed)
+        for path in ("/v1/models", "/v1/models/fast", "/v1/responses/none", "/v1/workflows", "/v1/nothing"):
+            assert client.get(path).headers["x-request-id"].startswith("req_")
         assert (
             client.post(
                 "/v1/chat/completions", content=b"{", headers={"content-type": "application/json"}

@@ -172,6 +172,7 @@ def test_embeddings_models_and_moderations(client: OpenAI) -> None:
     assert [len(item.embedding) for item in answer.data] == [32, 32]
     assert "fast" in {model.id for model in client.models.list()}
     assert client.models.retrieve("fast").id == "fast"
+    assert client.models.retrieve("sim/small").id == "sim/small"  # sent as sim%2Fsmall
     judged = client.moderations.create(input="write to ann@example.com")
     assert judged.results[0].flagged
     assert client.completions.create(model="fast", prompt="Once", max_tokens=4).choices[0].text
