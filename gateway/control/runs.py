@@ -69,12 +69,17 @@ def router(services: Services) -> APIRouter:
     """Return the routes."""
     routes = APIRouter(tags=["runs"])
     service: RunService = services.run_service
-    watch = RunWatch(service)
-    runner = Depends(require(services, "workflows.run"))
     reader = Depends(require(services, "runs.read", "workflows.run"))
-    writer = Depends(require(services, "runs.write", "workflows.run"))
-    anybody = Depends(require(services))
+    _add_workflows(routes, service, reader, Depends(require(services, "workflows.run")))
+    _add_reading(routes, service, reader)
+    _add_following(routes, service, reader)
+    _add_deciding(
+        routes, service, Depends(require(services, "runs.write", "workflows.run")), Depends(require(services))
+    )
+    return routes
 
+
+def _add_workflows(routes: APIRouter, service: RunService, reader: Any, runner: Any) -> None:
     @routes.get("/v1/workflows", summary="List the workflows that can be run")
     def list_workflows(who: Principal = reader) -> dict[str, Any]:
         return {"object": "list", "data": service.workflows()}
@@ -107,6 +112,8 @@ def router(services: Services) -> APIRouter:
         response.headers["location"] = f"/v1/runs/{run_id}"
         return service.get_run(run_id, tenant_of(who))
 
+
+def _add_reading(routes: APIRouter, service: RunService, reader: Any) -> None:
     @routes.get("/v1/runs", summary="List runs, newest first")
     def list_runs(
         workflow: str | None = None,
@@ -125,6 +132,10 @@ def router(services: Services) -> APIRouter:
     def get_effects(run_id: str, who: Principal = reader) -> dict[str, Any]:
         return {"object": "list", "data": service.effects(run_id, tenant_of(who))}
 
+
+def _add_following(routes: APIRouter, service: RunService, reader: Any) -> None:
+    watch = RunWatch(service)
+
     @routes.get("/v1/runs/{run_id}/events", summary="Follow a run (server-sent events, resumable)")
     async def get_events(
         request: Request,
@@ -141,6 +152,8 @@ def router(services: Services) -> APIRouter:
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
 
+
+def _add_deciding(routes: APIRouter, service: RunService, writer: Any, anybody: Any) -> None:
     @routes.post("/v1/runs/{run_id}/cancel", summary="Stop a run; afterwards no new effect starts")
     def cancel(run_id: str, who: Principal = writer) -> dict[str, Any]:
         return service.cancel(run_id, tenant_of(who), by=who.actor)
@@ -157,8 +170,6 @@ def router(services: Services) -> APIRouter:
         return service.resume(
             run_id, tenant_of(who), by=who.actor, step=body.step, action=body.action, output=body.output
         )
-
-    return routes
 
 
 def _page(

@@ -24,8 +24,13 @@ def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["records"])
     records = records_of(services)
     reader = Depends(require(services, "records.read"))
-    accountant = Depends(require(services, "usage.read"))
+    _add_lists(routes, records, reader)
+    _add_traces(routes, records, reader)
+    _add_sums(routes, records, Depends(require(services, "usage.read")))
+    return routes
 
+
+def _add_lists(routes: APIRouter, records: Records, reader: Any) -> None:
     @routes.get("/admin/v1/traces", summary="List finished calls, newest first")
     async def list_calls(query: Annotated[CallsQuery, Query()], who: Principal = reader) -> dict[str, Any]:
         page = await records.calls(who, query)
@@ -48,6 +53,10 @@ def router(services: Services) -> APIRouter:
     async def state(who: Principal = reader) -> dict[str, Any]:
         return public_state(await records.writer.state(), everything=who.platform)
 
+
+def _add_traces(routes: APIRouter, records: Records, reader: Any) -> None:
+    """Add what reads one trace; after the lists, whose paths these patterns would take too."""
+
     @routes.get("/admin/v1/traces/{trace_id}", summary="Read everything recorded under one trace id")
     async def one_trace(trace_id: str, who: Principal = reader) -> dict[str, Any]:
         return trace_json(trace_id, await records.trace(who, trace_id))
@@ -61,6 +70,8 @@ def router(services: Services) -> APIRouter:
                 return {**call_json(call), "content": content}
         raise UnknownTraceError("There is no such call in this trace.", param="span_id")
 
+
+def _add_sums(routes: APIRouter, records: Records, accountant: Any) -> None:
     @routes.get("/admin/v1/usage", summary="Sum calls, tokens, cost and latency over time")
     async def usage(query: Annotated[UsageQuery, Query()], who: Principal = accountant) -> dict[str, Any]:
         points = await records.usage(who, query)
@@ -72,8 +83,6 @@ def router(services: Services) -> APIRouter:
             return Response("Metrics span tenants: scrape with a platform administrator's key.\n", 403)
         text, kind = await records.writer.metrics(request.headers.get("accept", ""))
         return Response(text, media_type=kind)
-
-    return routes
 
 
 def public_state(state: dict[str, Any], *, everything: bool) -> dict[str, Any]:

@@ -53,9 +53,15 @@ class KeyChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def router(services: Services) -> APIRouter:
     """Return the routes. A key's token is in the answer that made it, and nowhere else."""
     routes = APIRouter(prefix=ADMIN, tags=["keys"])
-    log = services.key_log
-    reader = Depends(require(services, "keys.read"))
+    _add_reading(routes, services)
     writer = Depends(require(services, "keys.write"))
+    _add_granting(routes, services, writer)
+    _add_ending(routes, services, writer)
+    return routes
+
+
+def _add_reading(routes: APIRouter, services: Services) -> None:
+    reader = Depends(require(services, "keys.read"))
 
     @routes.get("/keys", summary="List keys in order of id")
     def list_keys(
@@ -65,12 +71,17 @@ def router(services: Services) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=1_000)] = 100,
     ) -> dict[str, Any]:
         wanted = tenant if who.platform else who.tenant
-        found = log.records(tenant=wanted, after=after, limit=limit + 1)
+        found = services.key_log.records(tenant=wanted, after=after, limit=limit + 1)
         return listing([key_view(record) for record in found[:limit]], has_more=len(found) > limit)
 
     @routes.get("/keys/{key_id}", summary="Read one key")
     def get_key(key_id: str, who: Principal = reader) -> dict[str, Any]:
         return key_view(_seen(services, who, key_id))
+
+
+def _add_granting(routes: APIRouter, services: Services, writer: Any) -> None:
+    """Add what gives rights: each answer is checked against the rights of who asks."""
+    log = services.key_log
 
     @routes.post("/keys", summary="Issue a key", status_code=201)
     async def create(body: Annotated[dict[str, Any], Body()], who: Principal = writer) -> dict[str, Any]:
@@ -98,6 +109,11 @@ def router(services: Services) -> APIRouter:
         await services.keys.now()
         return key_view(record)
 
+
+def _add_ending(routes: APIRouter, services: Services, writer: Any) -> None:
+    """Add what ends a secret: rotating replaces it, revoking ends the key."""
+    log = services.key_log
+
     @routes.post(
         "/keys/{key_id}/rotate", summary="Give a key a new secret; the old one works for a while more"
     )
@@ -117,8 +133,6 @@ def router(services: Services) -> APIRouter:
         record = await asyncio.to_thread(log.revoke, key_id, actor=who.actor)
         await services.keys.now()
         return key_view(record)
-
-    return routes
 
 
 def key_view(record: KeyRecord, token: Secret | None = None) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from airi.errors import NotFoundError
 from gateway.control.auth import Principal, csrf_token, require
 from gateway.control.reading import Records
 from gateway.control.services import Services
-from gateway.control.ui import run_source
 from gateway.control.ui.frame import Frame
 from gateway.control.ui.pages import PageRoute, link, render, wants_fragment
+from gateway.control.ui.run_source import RunSource
 from gateway.control.ui.run_view import RunView
 from gateway.control.ui.waterfall import WIDTH, of_trace
 from observability.record import CallRecord
@@ -41,10 +41,15 @@ _REVIEW_CHOICES = (
 def router(services: Services, records: Records, frame: Frame) -> APIRouter:
     """Return the routes of runs."""
     routes = APIRouter(route_class=PageRoute, include_in_schema=False)
+    source = RunSource(services)
     reader = Depends(require(services, "runs.read"))
-    writer = Depends(require(services, "runs.write"))
-    source = run_source.RunSource(services)
+    _add_list(routes, source, frame, reader)
+    _add_page(routes, services, source, records, frame, reader)
+    _add_decisions(routes, source, Depends(require(services, "runs.write")))
+    return routes
 
+
+def _add_list(routes: APIRouter, source: RunSource, frame: Frame, reader: Any) -> None:
     @routes.get(_PATH)
     async def runs(
         request: Request, state: str = "", workflow: str = "", cursor: str = "", who: Principal = reader
@@ -64,6 +69,10 @@ def router(services: Services, records: Records, frame: Frame) -> APIRouter:
             return render("runs_list.html", who=who, now=time.time(), **context)
         return render("runs.html", **await frame.context(request, who, "runs", "Runs"), **context)
 
+
+def _add_page(
+    routes: APIRouter, services: Services, source: RunSource, records: Records, frame: Frame, reader: Any
+) -> None:
     @routes.get(_PATH + "/{run_id}")
     async def run(request: Request, run_id: str, who: Principal = reader) -> Response:
         view = await asyncio.to_thread(source.get, who, run_id)
@@ -73,6 +82,8 @@ def router(services: Services, records: Records, frame: Frame) -> APIRouter:
             return render("run_body.html", who=who, now=time.time(), csrf=csrf, **context)
         return render("run.html", **await frame.context(request, who, "runs", view.workflow), **context)
 
+
+def _add_decisions(routes: APIRouter, source: RunSource, writer: Any) -> None:
     @routes.post(_PATH + "/{run_id}/cancel")
     async def cancel(run_id: str, who: Principal = writer) -> Response:
         await asyncio.to_thread(source.cancel, who, run_id)
@@ -98,8 +109,6 @@ def router(services: Services, records: Records, frame: Frame) -> APIRouter:
     ) -> Response:
         await asyncio.to_thread(source.review, who, run_id, step, decision)
         return _back(run_id)
-
-    return routes
 
 
 def _back(run_id: str) -> Response:
