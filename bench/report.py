@@ -26,7 +26,8 @@ SECTIONS = {
         "CPU is user and system time of the gateway's processes, pinned to one core, at saturation with 64 connections; Redis, "
         "writer, control plane, mock upstream and load generator share the other core. `…_bare` is a bare forwarder on the same HTTP "
         "server and client in the same round, `ratio_…` the quotient. Every counted call is checked to have one settlement, one "
-        "set of decisions and one record. All stages are on: a key, limits at five scopes in Redis, ten policies, the route, usage, the record.",
+        "set of decisions and one record. All stages are on: a key, limits at five scopes in Redis, ten policies, the route, usage, the record. "
+        "Of the memory, `…_own_mb` is what one more gateway process adds; the rest are pages of libraries that all processes share.",
     ),
     "stages": Section(
         "Where the microseconds go", ("-m", "bench.stages"),

@@ -27,8 +27,11 @@ REACH = {
 }
 
 
-def _megabytes(subject: Bench) -> float:
-    return max(process.memory_info().rss for process in subject.gateways) / 1e6
+def _note_memory(subject: Bench, when: str) -> None:
+    """Resident memory, and what of it a gateway process has to itself: the rest are file pages that all processes share."""
+    memory = [process.memory_full_info() for process in subject.gateways]
+    subject.figures.add(f"memory_{when}_mb", max(one.rss for one in memory) / 1e6)
+    subject.figures.add(f"memory_{when}_own_mb", max(one.uss for one in memory) / 1e6)
 
 
 def _one_round(subject: Bench, seconds: float) -> None:
@@ -45,10 +48,10 @@ def run(rounds: int, seconds: float, workers: int) -> dict[str, object]:
         tempfile.TemporaryDirectory(prefix="airi-bench-") as folder,
         bench(Path(folder), workers=workers) as subject,
     ):
-        subject.figures.add("memory_idle_mb", _megabytes(subject))
+        _note_memory(subject, "idle")
         for _ in range(rounds):
             _one_round(subject, seconds)
-        subject.figures.add("memory_loaded_mb", _megabytes(subject))
+        _note_memory(subject, "loaded")
         checked = subject.verify()
     return {
         "figures": subject.figures.medians(),
