@@ -23,7 +23,7 @@ from airi.vault import Vault
 
 _MAX_FILE_BYTES = 64 * 1024
 # AIRI's own secrets must not be sent to an upstream by naming them in a resource.
-_OWN_VARIABLES = "AIRI_"
+OWN_VARIABLES = "AIRI_"
 _OWN_FILES = {"secret.key", "admin.key", "dev.key"}
 _AWS_FIELDS = ("access_key_id", "secret_access_key", "session_token")
 _PREFIXES = ("${env:", "${file:", "${sealed:")
@@ -54,7 +54,7 @@ class SecretResolver:
         raise ConfigError([f"{_readable(where)}: expected ${{env:NAME}} or ${{file:PATH}}"])
 
     def _variable(self, name: str, where: str) -> Secret:
-        if name.startswith(_OWN_VARIABLES):
+        if name.startswith(OWN_VARIABLES):
             raise ConfigError(
                 [f"{_readable(where)}: {name} is AIRI's own; it cannot be given to an upstream"]
             )

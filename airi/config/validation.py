@@ -29,6 +29,7 @@ from airi.config.kinds import (
     Workflow,
 )
 from airi.config.positions import Where
+from airi.config.secrets import OWN_VARIABLES
 from airi.config.secrets import references as secret_references
 
 Validator = Callable[[Any, Where], list[str]]
@@ -167,12 +168,17 @@ def _unset(resource: AnyResource, where: Where) -> list[str]:
     warnings = []
     for field_name, reference in secret_references(resource):
         variable = reference.removeprefix("${env:").removesuffix("}")
-        if variable != reference.removesuffix("}") and not os.environ.get(variable):
+        if variable == reference.removesuffix("}"):
+            continue
+        own = variable.startswith(OWN_VARIABLES)
+        if own or not os.environ.get(variable):
             path = field_name.split(".", 2 if field_name.startswith("http.") else 1)
-            warnings.append(
-                f"{where(*path)}: the environment variable {variable} is not set here; where the gateway lacks it too, "
-                "these calls fail"
+            reason = (
+                f"{variable} is AIRI's own, which no upstream is given; these calls fail"
+                if own
+                else f"the environment variable {variable} is not set here; where the gateway lacks it too, these calls fail"
             )
+            warnings.append(f"{where(*path)}: {reason}")
     return warnings
 
 

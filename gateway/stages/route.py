@@ -22,6 +22,9 @@ from routing.payload import Payload
 # Prefix affinity looks at the beginning of a prompt; more text than this changes nothing.
 _PREFIX_CHARACTERS = 8_192
 
+_TRACESTATE = 512
+"""What a vendor must at least pass on of it, says Trace Context; more is left out whole."""
+
 _INSIDE = (workflows.PREFIX, detectors.MODEL)
 """Models that the control plane serves: it asks who calls, as for any route of its own."""
 
@@ -71,6 +74,12 @@ async def route(runtime: Runtime, exchange: Exchange) -> None:
 def _headers(exchange: Exchange) -> list[tuple[bytes, bytes]]:
     traceparent = tracecontext.format_traceparent(exchange.trace_id, exchange.span_id, exchange.trace_flags)
     headers = [(b"traceparent", traceparent.encode()), (b"x-request-id", exchange.request_id.encode())]
+    if (
+        exchange.parent_span_id
+        and (state := exchange.request.header(b"tracestate"))
+        and len(state) <= _TRACESTATE
+    ):
+        headers.append((b"tracestate", state))
     if exchange.alias.startswith(_INSIDE):
         headers.append((b"authorization", b"Bearer " + bearer(exchange.request).encode("latin-1")))
         if exchange.idempotency_key:

@@ -97,6 +97,10 @@ secret_headers:
     ]
     monkeypatch.setenv("AN_UNSET_KEY", "sk")
     assert run(text) == Findings()
+    monkeypatch.setenv("AIRI_SECRET_KEY", "own")
+    assert run(text.replace("AN_UNSET_KEY", "AIRI_SECRET_KEY")).warnings[0] == (
+        "f:5: Provider/o: api_key: AIRI_SECRET_KEY is AIRI's own, which no upstream is given; these calls fail"
+    )
 
 
 def test_what_is_wrong_within_one_resource() -> None:

@@ -139,6 +139,21 @@ def test_what_the_gateway_does_not_know_passes_unchanged(door: Door) -> None:
     assert "authorization" not in door.recorder.seen[-1][1]
 
 
+def test_the_callers_trace_goes_on_upstream(door: Door) -> None:
+    path, trace = "/v1/chat/completions", "4bf92f3577b34da6a3ce929d0e0e4736"
+    parent, state = f"00-{trace}-00f067aa0ba902b7-01", "vendor=a,other=b"
+    for sent, passed in (
+        ({"traceparent": parent, "tracestate": state}, state),
+        ({"traceparent": parent, "tracestate": "v=" + "x" * 600}, None),
+        ({"tracestate": state}, None),  # says nothing without the trace that it belongs to
+    ):
+        assert door.post(path, saying(path, "hi"), **sent).status_code == 200
+        headers = door.recorder.seen[-1][1]
+        assert headers.get("tracestate") == passed
+        assert ("traceparent" in sent) == (trace in headers["traceparent"])
+        assert "00f067aa0ba902b7" not in headers["traceparent"]
+
+
 def test_what_the_target_cannot_do_is_refused_by_name_or_dropped(door: Door) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     path = "/v1/chat/completions"
