@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from agents.broker import of_kombu
 from agents.caretaker import Hint
 
 if TYPE_CHECKING:
@@ -20,9 +21,11 @@ def make_app(broker_url: str) -> Celery:
     """An application on ``broker_url``. Tasks are registered by the worker; senders need only their names."""
     from celery import Celery  # the control plane's start does not wait for it: it sends nothing yet
 
-    app = Celery("airi", broker=broker_url, set_as_current=False)
+    url, tls = of_kombu(broker_url)
+    app = Celery("airi", broker=url, set_as_current=False)
     redis = broker_url.startswith(("redis", "unix", "sentinel", "valkey"))
     app.conf.update(
+        broker_use_ssl=tls,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
         task_acks_on_failure=True,
@@ -34,7 +37,7 @@ def make_app(broker_url: str) -> Celery:
         task_create_missing_queues=True,
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=redis,
-        worker_cancel_long_running_tasks_on_connection_loss=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,  # threads cannot be, and need no broker to go on
         worker_soft_shutdown_timeout=0.5,
         # The tasks are short (a claim); the steps that they began are drained by the runtime.
         worker_enable_soft_shutdown_on_idle=True,
@@ -44,6 +47,7 @@ def make_app(broker_url: str) -> Celery:
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,  # a Redis that refuses (a replica after a failover) takes its turn too
         broker_pool_limit=4,
         event_queue_exclusive=False,
     )

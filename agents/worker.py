@@ -22,6 +22,7 @@ from agents import faults
 from agents.assembly import secrets_of, work_maker
 from agents.caretaker import Caretaker
 from agents.celery_app import ADVANCE, EXECUTE, QUEUE, Sender, make_app
+from agents.consumer import PatientConsumer
 from agents.documents import FreshDocument
 from agents.engine import Engine, open_runs
 from agents.runtime import Runtime
@@ -58,7 +59,7 @@ class Worker:
         self.runtime = Runtime(
             self.engine.leases, work_maker(self.engine, settings, ring, box, self._emitter, PROCESS), tuning
         )
-        self.app: Celery = make_app(settings.effective_broker_url)
+        self.app: Celery = _usable(make_app(settings.effective_broker_url))
         self._register_tasks()
         self.caretaker = Caretaker(
             self.engine.store, self.engine.commands, self.engine.leases, Sender(lambda: self.app), tuning
@@ -83,8 +84,8 @@ class Worker:
         self.app.task(name=EXECUTE)(execute)
         self.app.task(name=ADVANCE)(advance)
 
-    def run(self) -> None:
-        """Work until SIGTERM or SIGINT."""
+    def run(self) -> int:
+        """Work until SIGTERM or SIGINT; return the exit code: not 0 when Celery could not go on."""
         self.runtime.start()
         asyncio.run_coroutine_threadsafe(self._emitter.start(), self.runtime.loop).result(5)
         self.caretaker.start()
@@ -92,12 +93,13 @@ class Worker:
         self._controller = self.app.WorkController(
             pool="threads", concurrency=self._tuning.threads, queues=[QUEUE], without_mingle=True,
             without_gossip=True, without_heartbeat=True, hostname=f"airi@{self.engine.owner.replace('/', '-')}",
-            loglevel="WARNING", ready_callback=self._on_ready,
+            loglevel="WARNING", ready_callback=self._on_ready, consumer_cls=PatientConsumer,
         )  # fmt: skip
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self._controller.start()
         self.close()
+        return int(self._controller.exitcode or 0)
 
     def _on_ready(self, _consumer: object) -> None:
         logger.info("worker ready")
@@ -122,6 +124,17 @@ class Worker:
         self.runtime.close()
 
 
+def _usable(app: Celery) -> Celery:
+    """Refuse a broker's address that no broker can have; one that does not answer is waited for."""
+    try:
+        app.connection_for_read()  # made, not opened
+    except (KeyError, ImportError, ValueError) as error:  # its words may hold parts of a password
+        raise ConfigError(
+            [f"AIRI_BROKER_URL: expected an address such as redis://host:6379/1 ({type(error).__name__})"]
+        ) from error
+    return app
+
+
 def main() -> int:
     """Start, work, drain; return the exit code."""
     configure(PROCESS)
@@ -140,8 +153,7 @@ def main() -> int:
         logger.error("%s", error)  # noqa: TRY400  # a setting that cannot be understood needs no stack trace
         return 2
     logger.info("worker built in %d ms", (time.monotonic() - started) * 1000)
-    worker.run()
-    return 0
+    return worker.run()
 
 
 if __name__ == "__main__":

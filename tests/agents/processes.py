@@ -56,6 +56,12 @@ class Workers:
 
     def start(self, **environment: str) -> subprocess.Popen[bytes]:
         """A worker; ready when it returns."""
+        process, reading = self.spawn(**environment)
+        self.ready(process, reading)
+        return process
+
+    def spawn(self, **environment: str) -> tuple[subprocess.Popen[bytes], int]:
+        """A worker, and where it says that it is ready."""
         reading, writing = os.pipe()
         process = subprocess.Popen(
             [sys.executable, "-m", "agents.worker"], cwd=ROOT, pass_fds=(writing,), stderr=self.log,
@@ -63,12 +69,19 @@ class Workers:
         )  # fmt: skip
         os.close(writing)
         self.processes.append(process)
+        return process, reading
+
+    def ready(self, process: subprocess.Popen[bytes], reading: int) -> None:
+        """Wait until it says so."""
         said = os.read(reading, 16)
         os.close(reading)
         if said != b"READY\n":
             process.kill()
-            raise AssertionError(f"the worker did not start: {Path(self.log.name).read_text()[-2000:]}")
-        return process
+            raise AssertionError(f"the worker did not start: {self.logged()[-2000:]}")
+
+    def logged(self) -> str:
+        """What all workers have logged."""
+        return Path(self.log.name).read_text()
 
     def close(self) -> None:
         self.caretaker.close()
