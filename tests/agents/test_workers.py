@@ -231,7 +231,7 @@ def test_a_poison_step_is_stopped_at_exactly_n(workers: Workers) -> None:
 
 
 def test_drain_gives_unfinished_steps_back(workers: Workers, seen: Witness) -> None:
-    flow = define("steps: [{id: a, call: tool, with: {tool: apply.keyed, args: {delay_ms: 4000}}}]")
+    flow = define("steps: [{id: a, call: tool, with: {tool: apply.keyed, args: {delay_ms: 2000}}}]")
     control = workers.control
     process = workers.start(AIRI_RUNS_DRAIN_MS="100")
     run = control.run(flow)

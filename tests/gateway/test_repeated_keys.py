@@ -70,7 +70,7 @@ def _has_repeated_keys(raw: bytes) -> bool:
     return found
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(_OBJECTS.flatmap(_written))
 def test_against_the_standard_librarys_decoder(written: str) -> None:
     raw = written.encode()
