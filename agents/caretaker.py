@@ -73,10 +73,14 @@ class Caretaker:
 
     def _run(self) -> None:
         reap_at = 0.0
+        is_new = True
         while not self._closing.is_set():
             self._wake.wait(self._tuning.reap_ms / 1000)
             self._wake.clear()
             try:
+                if is_new:  # perhaps in the place of a worker that was killed before it had taken any lease
+                    self._tell_again()
+                    is_new = False
                 self.publish()
                 if time.monotonic() >= reap_at:
                     reap_at = time.monotonic() + self._tuning.reap_ms / 1000
@@ -172,7 +176,7 @@ class Caretaker:
             self._one(row.run_id, partial(self._commands.fire, row.run_id, row.path, row.kind))
 
     def _tell_again(self) -> None:
-        """Make the oldest hints that nobody acted on due: a worker that was lost took those with it that it had fetched."""
+        """Make the oldest hints that nobody acted on due: a worker that is lost takes those with it that it has fetched."""
         told = and_(outbox.c.publishes > 0, outbox.c.publish_after > now_ms())
         with self._store.write() as connection:
             rows = connection.execute(

@@ -380,3 +380,17 @@ def test_hints_that_a_lost_worker_had_fetched_are_told_again_at_once(
     again = fetched()
     assert again == {"a": first["a"] + 2, "b": first["b"]}
     assert lost.engine.leases.claim(run, "b", again["b"]) is not None
+
+
+def test_hints_that_a_worker_without_any_lease_had_fetched_are_told_again_by_its_successor(
+    make_rig: Callable[..., Rig],
+) -> None:
+    """Nothing in the database says that it is dead; but whoever starts may stand in for somebody who died."""
+    patient = Tuning(republish_ms=600_000)
+    killed = make_rig(tuning=patient, work=False)
+    run = killed.run(define(FAN), {"items": [1, 2, 3]})
+    while killed.caretaker.publish():  # to the killed worker, who answers nothing
+        pass
+    assert killed.broker.sent > 0
+    make_rig(tuning=patient)
+    assert killed.wait(run) == "completed"
