@@ -24,7 +24,14 @@ from airi.redis_pipeline import PipelinedRedis, RedisAwayError, Script
 from airi.redis_protocol import Address
 from airi.settings import Settings
 from tests.support.certificates import Authority
-from tests.support.guarded_redis import DEFAULT_PASSWORD, PASSWORD, GuardedRedis, guarded_redis, needs_tls
+from tests.support.guarded_redis import (
+    DEFAULT_PASSWORD,
+    PASSWORD,
+    RIGHTS,
+    GuardedRedis,
+    guarded_redis,
+    needs_tls,
+)
 
 ECHO = Script("echo", "return ARGV[1]")
 HINT = Hint("run", "", 0, "")
@@ -214,6 +221,11 @@ def test_settings_do_not_show_passwords() -> None:
 )
 def test_a_broker_is_named_as_redis_is(given: str, url: str, tls: dict[str, str] | None) -> None:
     assert of_kombu(given) == (url, tls)
+
+
+def test_the_rights_that_sufficed_here_are_the_documented_ones() -> None:
+    page = Path(__file__).parents[2] / "docs/operations.md"
+    assert f"`ACL SETUSER airi on >PASSWORD {RIGHTS}`" in page.read_text()
 
 
 def test_nothing_is_logged_when_all_is_well(server: GuardedRedis, caplog: pytest.LogCaptureFixture) -> None:

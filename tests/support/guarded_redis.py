@@ -24,6 +24,8 @@ USER = "airi"
 PASSWORD = "p@ss/w:rd #1?%&ü"
 """With every character that has a meaning in a URL."""
 DEFAULT_PASSWORD = "only-for-tests"
+RIGHTS = "~* &* +@all -@dangerous +info +client|setname"
+"""As docs/operations.md names them."""
 
 
 @dataclass
@@ -67,22 +69,11 @@ def guarded_redis(
             "--tls-key-file", issued.key, "--tls-ca-cert-file", authority.file,
             "--tls-auth-clients", "yes" if client_certificate else "no",
         ]  # fmt: skip
-    who = [
-        "--requirepass",
-        DEFAULT_PASSWORD,
-        "--user",
-        USER,
-        "on",
-        f"#{sha256(PASSWORD.encode()).hexdigest()}",
-        "~*",
-        "&*",
-        "+@all",
-        "-@dangerous",
-        "+info",
-    ]
+    who = f"{USER} on #{sha256(PASSWORD.encode()).hexdigest()} {RIGHTS}".split()
+    guarded = ["--requirepass", DEFAULT_PASSWORD, "--user", *who]
     child = subprocess.Popen(
         [
-            str(find_redis().path), *listening, *who, "--unixsocket", str(path), "--dir", str(folder),
+            str(find_redis().path), *listening, *guarded, "--unixsocket", str(path), "--dir", str(folder),
             "--save", "", *options,
         ],
         stdout=subprocess.DEVNULL,
