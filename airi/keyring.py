@@ -27,9 +27,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from airi.errors import AiriError, ConfigError
 from airi.secrets import Secret
-from airi.settings import Settings
+from airi.settings import MIN_SECRET_CHARACTERS, Settings
 
-_MIN_CHARACTERS = 32
 _NONCE_BYTES = 12
 _ID_BYTES = 4
 _MAC_BYTES = 32
@@ -72,9 +71,9 @@ class KeyRing:
         """Make a ring; :class:`ConfigError` when it is empty or a member is shorter than 32 characters."""
         if not members:
             raise ConfigError(["AIRI_SECRET_KEY: no key given"])
-        if any(len(member.reveal()) < _MIN_CHARACTERS for member in members):
+        if any(len(member.reveal()) < MIN_SECRET_CHARACTERS for member in members):
             raise ConfigError(
-                [f"AIRI_SECRET_KEY: each key needs at least {_MIN_CHARACTERS} random characters; make one with "
+                [f"AIRI_SECRET_KEY: each key needs at least {MIN_SECRET_CHARACTERS} random characters; make one with "
                  "`openssl rand -base64 32`"]
             )  # fmt: skip
         made = [_Member(member.reveal()) for member in members]

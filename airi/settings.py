@@ -15,6 +15,9 @@ from airi.secrets import Secret
 
 # A unix socket's path is limited to 107 bytes on Linux and 103 on macOS.
 _SOCKET_PATH_LIMIT = 100
+MIN_SECRET_CHARACTERS = 32
+_PORTS = (1, 65_535)
+_DATABASES = ("sqlite", "postgresql", "postgres")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +109,17 @@ class Settings:
         env = os.environ if environment is None else environment
         problems: list[str] = []
 
-        def integer(name: str, default: int | None) -> int | None:
+        def integer(name: str, low: int = 1, high: int = 1_000_000) -> int | None:
             text = env.get(name, "")
             if not text:
-                return default
-            if not text.isdigit():
+                return None
+            if not text.isdecimal():
                 problems.append(f"{name}: expected a whole number, got {text!r}")
-                return default
-            return int(text)
+            elif len(text) > len(str(high)) or not low <= int(text) <= high:
+                problems.append(f"{name}: expected a number between {low} and {high}, got {text[:20]}")
+            else:
+                return int(text)
+            return None
 
         def path(name: str) -> Path | None:
             return Path(env[name]).absolute() if env.get(name) else None
@@ -122,27 +128,27 @@ class Settings:
         settings = cls(
             home=(path("AIRI_HOME") or Path(".airi").absolute()),
             host=env.get("AIRI_HOST") or "127.0.0.1",
-            port=integer("AIRI_PORT", 4000) or 4000,
+            port=integer("AIRI_PORT", *_PORTS) or 4000,
             config=path("AIRI_CONFIG") or (default_config if default_config.exists() else None),
-            workers=integer("AIRI_WORKERS", 1) or 1,
+            workers=integer("AIRI_WORKERS") or 1,
             database_url=env.get("AIRI_DATABASE_URL") or None,
             redis_url=env.get("AIRI_REDIS_URL") or None,
             broker_url=env.get("AIRI_BROKER_URL") or None,
             admin_key=Secret(env["AIRI_ADMIN_KEY"]) if env.get("AIRI_ADMIN_KEY") else None,
-            admin_port=integer("AIRI_ADMIN_PORT", None),
+            admin_port=integer("AIRI_ADMIN_PORT", *_PORTS),
             gateway_url=env.get("AIRI_GATEWAY_URL") or None,
             secret_key=Secret(env["AIRI_SECRET_KEY"]) if env.get("AIRI_SECRET_KEY") else None,
             tls_certificate=path("AIRI_TLS_CERTIFICATE"),
             tls_key=path("AIRI_TLS_KEY"),
-            sim_replicas=integer("AIRI_SIM_REPLICAS", 2) or 2,
-            record_days=integer("AIRI_RECORD_DAYS", 14) or 14,
-            max_calls=integer("AIRI_MAX_CALLS", 4_000) or 4_000,
+            sim_replicas=integer("AIRI_SIM_REPLICAS") or 2,
+            record_days=integer("AIRI_RECORD_DAYS") or 14,
+            max_calls=integer("AIRI_MAX_CALLS") or 4_000,
         )
         if settings.config is not None and not settings.config.exists():
             problems.append(f"AIRI_CONFIG: {settings.config} does not exist")
         if (settings.tls_certificate is None) != (settings.tls_key is None):
             problems.append("AIRI_TLS_CERTIFICATE and AIRI_TLS_KEY must be set together")
-        problems += settings._wrong_addresses()
+        problems += settings._wrong_addresses() + settings._wrong_secret()
         if problems:
             raise ConfigError(problems)
         return settings
@@ -158,4 +164,18 @@ class Settings:
             else:
                 missing = [option for option, file in files.items() if not Path(file).is_file()]
                 problems += [f"{name}: the file of {option} does not exist" for option in missing]
+        kind = (self.database_url or "sqlite:").partition(":")[0].partition("+")[0]
+        if kind not in _DATABASES:
+            problems.append(
+                f"AIRI_DATABASE_URL: {kind[:20]!r} is not supported; use postgresql://… or sqlite:///…"
+            )
         return problems
+
+    def _wrong_secret(self) -> list[str]:
+        parts = [part.strip() for part in self.secret_key.reveal().split(",")] if self.secret_key else []
+        if all(len(part) >= MIN_SECRET_CHARACTERS for part in parts if part):
+            return []
+        return [
+            f"AIRI_SECRET_KEY: each key needs at least {MIN_SECRET_CHARACTERS} random characters; make one with "
+            "`openssl rand -base64 32`"
+        ]

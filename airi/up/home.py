@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -22,7 +23,12 @@ def prepare_home(settings: Settings) -> bool:
     """Make the folders, readable by this user alone; return whether this is the first start here."""
     first = not (settings.home / "airi.lock").exists()
     for folder in (settings.home, settings.home / "logs", settings.sockets):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartError(
+                f"{folder} cannot be made ({error.strerror}); choose another AIRI_HOME"
+            ) from error
         found = folder.stat()
         if found.st_uid != os.getuid():
             raise StartError(f"{folder} belongs to another user; choose another AIRI_HOME")
@@ -82,7 +88,11 @@ def check_port_free(host: str, port: int, variable: str) -> None:
         try:
             probe.bind((host, port))
             probe.listen(1)
+        except socket.gaierror as error:
+            raise StartError(f"AIRI_HOST: {host} is no address of this machine ({error.strerror})") from error
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise StartError(f"AIRI_HOST: {host} is no address of this machine") from error
             raise StartError(
                 f"{host}:{port} is not free ({error.strerror}); choose another port with {variable}=PORT"
             ) from error

@@ -13,12 +13,13 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
+from airi.http.tls import server_context
 from airi.settings import Settings
 from airi.up.adopt import Adoption, adopt, earlier_sim_ports, write_adopted
 from airi.up.engines import find_engines
 from airi.up.errors import StartError
 from airi.up.home import check_port_free, free_ports, lock_home, prepare_home
-from airi.up.reach import ask
+from airi.up.reach import ask, refused_configuration
 from airi.up.specs import DRAIN_ORDER, module, package_root, tree
 from airi.up.supervisor import Supervisor
 
@@ -38,6 +39,8 @@ async def up(settings: Settings, *, logs_to_files: bool, only: Collection[str] =
     stop = _signals()
     os.umask(0o077)
     _raise_open_files()
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        server_context(settings.tls_certificate, settings.tls_key)  # said here once, not by each gateway
     first = prepare_home(settings)
     lock = lock_home(settings.home)
     try:
@@ -71,7 +74,8 @@ async def _run(
     try:
         if starting.done():
             models = starting.result()
-            _announce(settings, adoption, models)
+            refused = await asyncio.to_thread(refused_configuration, settings) if settings.config else ""
+            _announce(settings, adoption, models, refused)
         else:  # a signal during the start
             starting.cancel()
             await asyncio.wait([starting])
@@ -190,7 +194,7 @@ def _raise_open_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _announce(settings: Settings, adoption: Adoption, served: list[str]) -> None:
+def _announce(settings: Settings, adoption: Adoption, served: list[str], refused: str) -> None:
     if not served:  # a part of the tree; the address belongs to another one
         say("AIRI's parts run here")
         return
@@ -212,6 +216,9 @@ def _announce(settings: Settings, adoption: Adoption, served: list[str]) -> None
         f"{shlex.quote(str(settings.home / 'dev.key'))})\" -H 'content-type: application/json' -d '{body}'"
     )
     say(f"dashboard\n  {base}/ui\n")
+    if refused:
+        faults = refused.replace("\n", "\n  ")
+        say(f"configuration REFUSED, without it what was applied before serves\n  {faults}\n")
     scheme = "https" if settings.tls_certificate else "http"
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     say(f"AIRI ready on {scheme}://{host}:{settings.port}")

@@ -37,7 +37,13 @@ def _read_body(exchange: Exchange) -> Body:
     media = request.header(b"content-type")
     if media is not None and not media.lower().startswith(b"application/json"):
         raise UnsupportedMediaTypeError("Send the body as 'content-type: application/json'.")
-    return decode_body(request.body)
+    try:
+        return decode_body(request.body)
+    except InvalidRequestError:
+        coding = request.header(b"content-encoding")
+        if coding is None or coding.lower() == b"identity":
+            raise
+        raise UnsupportedMediaTypeError("Send the body without a 'content-encoding'.") from None
 
 
 def _take(exchange: Exchange, body: Body) -> None:

@@ -217,6 +217,14 @@ def test_a_taken_port_is_said_with_the_variable_to_change() -> None:
             "no outgoing connection may take one meanwhile"
         )
     assert free_ports(1, [port]) == [port]
+    with pytest.raises(StartError, match=r"AIRI_HOST: 192\.0\.2\.1 is no address of this machine"):
+        check_port_free("192.0.2.1", port, "AIRI_PORT")
+
+
+def test_a_home_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StartError, match=r"file/home cannot be made .* choose another AIRI_HOME"):
+        prepare_home(Settings(home=tmp_path / "file" / "home"))
 
 
 def test_the_guard_reads_what_lives() -> None:

@@ -164,8 +164,15 @@ def test_only_airi_speaks_on_the_screen_of_who_starts_it(home: Path) -> None:
     assert "Server initialized" in (home / "logs" / "redis.log").read_text()
 
 
-def test_the_end_comes_in_order_and_the_second_start_is_quick(home: Path) -> None:
-    with running(home) as first:
+def test_the_end_comes_in_order_and_the_second_start_is_quick(home: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "airi.yaml"
+    wrong.write_text(
+        "apiVersion: airi/v1alpha1\nkind: Tenant\nmetadata: {name: t}\nlimits: {requests: 1}\nbudget: 2\n"
+    )
+    with running(home, AIRI_CONFIG=str(wrong)) as first:
+        # Its log goes to a file: who started it must see what their configuration got wrong.
+        refused = next(at for at, line in enumerate(first.lines) if line.startswith("configuration REFUSED"))
+        assert [f"{wrong}:{line}:" in first.lines[refused + line - 3] for line in (4, 5)] == [True, True]
         models = [line for line in first.lines if "simulated" in line]
         everything = first.processes()
         assert first.stop() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 
@@ -150,5 +151,9 @@ def test_unknown_paths_and_methods(live: Live) -> None:
             ).status_code
             == 415
         )
+        packed = gzip.compress(json.dumps(CHAT).encode())
+        headers = {"content-type": "application/json", "content-encoding": "gzip"}
+        refused = client.post("/v1/chat/completions", content=packed, headers=headers)
+        assert (refused.status_code, "content-encoding" in refused.text) == (415, True)
     assert httpx.get(live.base + "/healthz", trust_env=False).json() == {"status": "ok"}
     assert httpx.get(live.base + "/readyz", trust_env=False).json()["status"] == "ready"
