@@ -37,7 +37,6 @@ class Workers:
             "AIRI_SECRET_KEY": "tests-" + "x" * 40,
             "AIRI_DATABASE_URL": url.replace("+psycopg", ""),
             "AIRI_TOOLS_PATH": str(ROOT / "tests/agents/worker_tools.py"),
-            "AIRI_RUNS_LEASE_MS": "1500",
             "AIRI_RUNS_REAP_MS": "100",
             "AIRI_RUNS_WATCH_MS": "50",
             "AIRI_RUNS_REPUBLISH_MS": "1000",
@@ -71,6 +70,12 @@ class Workers:
         self.processes.append(process)
         return process, reading
 
+    def doomed(self, point: str) -> subprocess.Popen[bytes]:
+        """A worker that kills itself at a named point: what others left behind may lead it there before it is ready."""
+        process, reading = self.spawn(AIRI_FAULT_POINT=point)
+        os.close(reading)
+        return process
+
     def ready(self, process: subprocess.Popen[bytes], reading: int) -> None:
         """Wait until it says so."""
         said = os.read(reading, 16)
@@ -93,7 +98,7 @@ class Workers:
             process.wait(10)
         self.log.close()
 
-    def died(self, process: subprocess.Popen[bytes], seconds: float = 30) -> None:
+    def died(self, process: subprocess.Popen[bytes], seconds: float = 60) -> None:
         """Wait until a worker was killed by SIGKILL."""
         assert process.wait(seconds) == -signal.SIGKILL
 

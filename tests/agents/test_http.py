@@ -187,7 +187,7 @@ def test_approval_needs_the_role(world: World) -> None:
 
 
 def test_cancel(world: World) -> None:
-    run = world.call("POST", "/v1/workflows/many/runs", json={}).json()["id"]
+    run = world.call("POST", "/v1/workflows/long/runs", json={}).json()["id"]
     answer = world.call("POST", f"/v1/runs/{run}/cancel").json()
     assert set(answer) >= {"state", "in_flight"}
     assert world.ended(run)["state"] == "cancelled"

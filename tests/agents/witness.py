@@ -3,7 +3,8 @@
 ``python -m tests.agents.witness --log FILE [--port N]`` prints its port and serves:
 ``POST /keyed`` (applies a key once, repeats its answer), ``POST /unsafe`` (applies every call), ``GET /calls``.
 A request whose body was cut off is not applied: a worker can die between the two.
-A body may hold ``delay_ms``: the call is applied, then the answer is late. Each call is one line of the log, written
+A body may hold ``delay_ms``: the call is applied, then the answer is late; or ``hold``: the answer to the call that was
+applied waits for :attr:`Witness.release`. Each call is one line of the log, written
 before the answer, so that it survives the witness too.
 """
 
@@ -29,10 +30,11 @@ class Witness:
         self.calls: list[dict[str, Any]] = []
         self.answers: dict[str, Any] = {}
         self.lock = threading.Lock()
+        self.release = threading.Event()
         self.log = log.open("a") if log else None
 
-    def saw(self, kind: str, key: str, body: dict[str, Any]) -> Any:
-        """Record a call; return the answer."""
+    def saw(self, kind: str, key: str, body: dict[str, Any]) -> tuple[bool, Any]:
+        """Record a call; return whether it was applied, and the answer."""
         with self.lock:
             applied = kind != "keyed" or key not in self.answers
             call = {"key": key, "kind": kind, "applied": applied, "at": time.time(), "body": body}
@@ -42,7 +44,7 @@ class Witness:
                 self.log.flush()
             if applied:
                 self.answers[key] = {"n": len(self.answers), "echo": body.get("echo")}
-            return self.answers[key]
+            return applied, self.answers[key]
 
     def applied(self) -> Counter[str]:
         """How often each key was applied."""
@@ -68,8 +70,10 @@ def make_server(witness: Witness, port: int = 0) -> ThreadingHTTPServer:
                 self.close_connection = True
                 return
             body = json.loads(data or b"{}")
-            answer = witness.saw(self.path.strip("/"), self.headers.get("idempotency-key", ""), body)
+            applied, answer = witness.saw(self.path.strip("/"), self.headers.get("idempotency-key", ""), body)
             time.sleep(body.get("delay_ms", 0) / 1000)
+            if body.get("hold") and applied:
+                witness.release.wait(60)
             self.answer(answer)
 
         def do_GET(self) -> None:

@@ -21,9 +21,9 @@ def _post(path: str, key: str, body: dict[str, object]) -> object:
 
 
 @tool("apply.keyed", effect="keyed")
-def keyed(context: ToolContext, delay_ms: int = 0, echo: object = None) -> object:
+def keyed(context: ToolContext, delay_ms: int = 0, echo: object = None, hold: bool = False) -> object:
     """Apply something once a key."""
-    return _post("/keyed", context.key, {"delay_ms": delay_ms, "echo": echo})
+    return _post("/keyed", context.key, {"delay_ms": delay_ms, "echo": echo, "hold": hold})
 
 
 @tool("apply.unsafe", effect="unsafe")
