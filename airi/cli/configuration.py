@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from airi.config.validation import Findings
 
 Json = dict[str, Any]
+_DISCOVERY = "file adopted.yaml"
+"""The author of what a start found on its machine."""
 
 
 def _validate(arguments: argparse.Namespace) -> int:
@@ -165,10 +167,12 @@ def _rollback(arguments: argparse.Namespace) -> int:
     client = admin_client()
     version = arguments.version
     if version is None:
-        newest = client.call("GET", "/admin/v1/snapshots?limit=2")["data"]
-        if len(newest) < 2:
+        newest = client.call("GET", "/admin/v1/snapshots?limit=50")["data"]
+        # What a start found on the machine is nobody's decision, and no rollback takes it back.
+        decided = next((at for at, each in enumerate(newest) if each["author"] != _DISCOVERY), len(newest))
+        if len(newest) < decided + 2:
             raise NoError("there is no earlier version")
-        version = newest[1]["version"]
+        version = newest[decided + 1]["version"]
     result = client.call("POST", f"/admin/v1/snapshots/{version}/rollback", {"comment": arguments.comment})
 
     def text() -> str:

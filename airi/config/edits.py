@@ -130,18 +130,27 @@ def delete_edit(key: Key, manager: Manager, *, if_match: str | None) -> Edit:
 
 
 def rollback_edit(target: State) -> Edit:
-    """Make the content that of ``target``, managers included."""
+    """Make the content that of ``target``, managers included.
+
+    What is adopted now stays: it says what runs on this machine now (ports, engines), which nobody decided and no
+    rollback brings back.
+    """
 
     def edit(state: State) -> Plan:
         plan = Plan()
         for key, stored in target.resources.items():
             known = state.resources.get(key)
-            if known is not None and (known.digest, known.manager) == (stored.digest, stored.manager):
+            found = known is not None and known.manager == stored.manager == "adopted"
+            if found or (
+                known is not None and (known.digest, known.manager) == (stored.digest, stored.manager)
+            ):
                 plan.unchanged += 1
             else:
                 plan.puts[key] = (stored.resource, stored.manager)
         plan.removals = {
-            key: known.manager for key, known in state.resources.items() if key not in target.resources
+            key: known.manager
+            for key, known in state.resources.items()
+            if key not in target.resources and known.manager != "adopted"
         }
         return plan
 

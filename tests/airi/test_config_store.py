@@ -15,7 +15,7 @@ from airi import audit
 from airi.config.diff import render
 from airi.config.document import ConfigDocument
 from airi.config.errors import ManagerConflictError, StaleVersionError, UnknownResourceError
-from airi.config.kinds import AnyResource, Tenant
+from airi.config.kinds import AnyResource, Pool, Tenant
 from airi.config.loader import load_data
 from airi.config.notify import CHANNEL, VERSIONS, Notifier
 from airi.config.store import ConfigStore
@@ -110,6 +110,19 @@ def test_adopted_resources_give_way_and_come_back(store: ConfigStore) -> None:
     assert store.get("Pool", "sim").resource == pool(port=2)
     with pytest.raises(ManagerConflictError, match="discovery"):
         store.delete("Model", "m", author="x")
+
+
+def test_a_rollback_leaves_what_was_found_on_the_machine(store: ConfigStore) -> None:
+    store.apply([pool(port=1), tenant("dev")], author="d", manager="adopted", prune=True)
+    store.apply([tenant("a"), tenant("dev", weight=2)], author="x", manager="file")
+    store.apply([pool(port=2), pool("engine"), tenant("dev")], author="d", manager="adopted", prune=True)
+    store.put(tenant("b"), author="x")
+    result = store.rollback(1, author="x")
+    assert (result.created, result.changed, result.removed) == ((), ("Tenant/dev",), ("Tenant/a", "Tenant/b"))
+    found = store.current().get(Pool, "sim")
+    assert found is not None
+    assert found.replicas[0].url.endswith(":2")  # the port of this start, not that of an earlier one
+    assert store.get("Tenant", "dev").manager == "adopted"
 
 
 def test_adopted_resources_that_others_need_are_kept(store: ConfigStore) -> None:
