@@ -10,16 +10,27 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 _DURATION = re.compile(r"(?P<value>\d+(?:\.\d+)?)(?P<unit>ms|s|m|h|d)")
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+MOST = 1_000_000_000_000
+"""The highest rate, count or size that is taken: far above any use, far below where arithmetic of Redis or SQL breaks."""
+_LONGEST_MS = 36_600 * _UNIT_MS["d"]
+_MOST_USD = 1_000_000_000
+"""In micro-dollars still a tenth of what Redis' numbers hold exactly."""
 
 
 def parse_duration(value: Any) -> int:
     """Return milliseconds from ``250ms``, ``30s``, ``1.5m``, ``24h``, ``7d`` or an integer of milliseconds."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return value
+        return _bounded(value, value)
     match = _DURATION.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError(f"expected a duration such as 250ms, 30s, 20m or 24h, got {value!r}")
-    return round(float(match["value"]) * _UNIT_MS[match["unit"]])
+    return _bounded(float(match["value"]) * _UNIT_MS[match["unit"]], value)
+
+
+def _bounded(milliseconds: float, value: Any) -> int:
+    if not 0 <= milliseconds <= _LONGEST_MS:
+        raise ValueError(f"expected a duration between 0 and 36600d, got {str(value)[:40]}")
+    return round(milliseconds)
 
 
 def parse_usd(value: Any) -> int:
@@ -32,6 +43,8 @@ def parse_usd(value: Any) -> int:
         raise ValueError(f"expected an amount in US dollars, got {value!r}") from error
     if not amount.is_finite() or amount < 0:
         raise ValueError(f"expected a non-negative amount in US dollars, got {value!r}")
+    if amount > _MOST_USD:
+        raise ValueError(f"expected at most {_MOST_USD} US dollars, got {str(value)[:40]}")
     return int((amount * 1_000_000).quantize(Decimal(1), rounding=ROUND_HALF_UP))
 
 

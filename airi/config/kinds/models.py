@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from airi.config.kinds.base import Name, Resource, Strict
-from airi.config.units import Milliseconds, UsdMicros
+from airi.config.units import MOST, Milliseconds, UsdMicros
 
 
 class Price(Strict):
@@ -24,7 +24,7 @@ class Target(Strict):
     pool: Name | None = None
     provider: Name | None = None
     model: str
-    weight: int = Field(100, ge=0)
+    weight: int = Field(100, ge=0, le=MOST)
     """Share of calls relative to the version's other targets; 0 takes none."""
     price: Price | None = None
 
@@ -38,9 +38,9 @@ class Target(Strict):
 class ModelContract(Strict):
     """What callers may rely on; a fallback is taken only within it. ``None``: not known, not refused."""
 
-    context_window: int | None = Field(None, ge=1)
+    context_window: int | None = Field(None, ge=1, le=MOST)
     """Tokens of prompt and answer together."""
-    max_output_tokens: int = Field(4_096, ge=1)
+    max_output_tokens: int = Field(4_096, ge=1, le=MOST)
     """The most that one answer may have."""
     tools: bool = True
     json_schema: bool = True

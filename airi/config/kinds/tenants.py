@@ -8,15 +8,15 @@ from pydantic import Field
 
 from airi.config.kinds.base import Name, Resource, Strict
 from airi.config.kinds.identity import Identity
-from airi.config.units import UsdMicros
+from airi.config.units import MOST, UsdMicros
 
 
 class Limits(Strict):
     """Rates and concurrency of one scope; ``None`` is no limit."""
 
-    requests_per_minute: int | None = Field(None, ge=1)
-    tokens_per_minute: int | None = Field(None, ge=1)
-    concurrent_calls: int | None = Field(None, ge=1)
+    requests_per_minute: int | None = Field(None, ge=1, le=MOST)
+    tokens_per_minute: int | None = Field(None, ge=1, le=MOST)
+    concurrent_calls: int | None = Field(None, ge=1, le=MOST)
 
 
 class Budget(Strict):

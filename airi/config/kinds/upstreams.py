@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from airi.config.kinds.base import Name, Resource, SecretReference, Strict
-from airi.config.units import Milliseconds
+from airi.config.units import MOST, Milliseconds
 
 
 class Timeouts(Strict):
@@ -66,7 +66,7 @@ class Provider(Resource):
     tls: UpstreamTls = UpstreamTls()
     max_connections: int = Field(512, ge=1, le=10_000)
     """Open connections of one gateway process."""
-    max_concurrent: int = Field(1_000, ge=1)
+    max_concurrent: int = Field(1_000, ge=1, le=MOST)
     """Calls under way from one gateway process."""
     region: str = ""
     """Where the data is processed, for policies (``model.region``)."""
@@ -98,7 +98,7 @@ class Replica(Strict):
 class QueueLimits(Strict):
     """The waiting room of a pool: how many calls may wait and how long."""
 
-    max_waiting: int = Field(1_000, ge=0)
+    max_waiting: int = Field(1_000, ge=0, le=MOST)
     max_wait: Milliseconds = 30_000
 
 
@@ -116,9 +116,9 @@ class Pool(Resource):
     tls: UpstreamTls = UpstreamTls()
     scrape_interval: Milliseconds = 500
     """How often health and load are read."""
-    tokens_per_replica: int = Field(100_000, ge=1)
+    tokens_per_replica: int = Field(100_000, ge=1, le=MOST)
     """In-flight tokens (prompt and predicted output) a replica takes before calls wait in the fair queue."""
-    concurrency_per_replica: int = Field(256, ge=1)
+    concurrency_per_replica: int = Field(256, ge=1, le=MOST)
     """Calls under way that a replica takes at once."""
     max_connections: int = Field(512, ge=1, le=10_000)
     """Open connections of one gateway process to a replica."""
