@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from types import FrameType
 
 from celery import Celery
@@ -54,7 +55,9 @@ class Worker:
         database = open_engine(settings.effective_database_url, full_sync=True)
         prepare(database)
         document = FreshDocument(ConfigStore(database).current)
-        box = ToolBox(document, secrets_of(SecretResolver(database, ring)))
+        box = ToolBox(
+            document, secrets_of(SecretResolver(database, ring)), newest=partial(document, anew=True)
+        )
         self._emitter = Emitter(settings.writer_socket, PROCESS)
         self.runtime = Runtime(
             self.engine.leases, work_maker(self.engine, settings, ring, box, self._emitter, PROCESS), tuning

@@ -55,8 +55,11 @@ class ToolBox:
         document: Callable[[], ConfigDocument],
         secrets_of: SecretsOf = lambda _name, _tool: {},
         registry: Registry = FUNCTIONS,
+        newest: Callable[[], ConfigDocument] | None = None,
     ) -> None:
+        """``newest``: where to look for a tool that ``document`` lacks, because that may be older."""
         self._document = document
+        self._newest = newest or document
         self._secrets_of = secrets_of
         self._registry = registry
 
@@ -77,8 +80,10 @@ class ToolBox:
     def find(self, name: str, tenant: str, effect_class: EffectClass | None = None) -> BoundTool:
         """The tool of a name; :class:`StepFailed` when the tenant has none."""
         resource = self._document().get(ToolResource, name)
+        function = self._registry.named(name) if resource is None else None
+        if resource is None and function is None:
+            resource = self._newest().get(ToolResource, name)
         if resource is None:
-            function = self._registry.named(name)
             if function is None:
                 raise StepFailed("tool", f"there is no tool {name!r}")
             return BoundTool(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
+from agents.documents import FreshDocument
 from agents.errors import AmbiguousEffect, StepFailed, ToolRefusedError
 from agents.tools import ToolContext, ToolError, tool
 from agents.tools.addresses import is_public
@@ -81,6 +84,33 @@ def test_tools_of_the_configuration(registry: Registry) -> None:
     for name, tenant in (("crm", "other"), ("gone", "acme"), ("none", "acme")):
         with pytest.raises(StepFailed):
             box.find(name, tenant)
+
+
+def test_a_tool_that_was_applied_just_now_is_found_and_an_outage_loses_none(registry: Registry) -> None:
+    served = [ConfigDocument.of([Tool(metadata=Metadata(name="crm"), function=f"{__name__}:inner")])]
+    looked_up = []
+
+    def current() -> ConfigDocument:
+        looked_up.append(1)
+        if not served:
+            raise OperationalError("SELECT 1", {}, Exception("away"))
+        return served[-1]
+
+    @tool("inner", registry=registry)
+    def inner() -> int:
+        return 1
+
+    document = FreshDocument(current)
+    box = ToolBox(document, registry=registry, newest=partial(document, anew=True))
+    for name in ("crm", "inner", "crm"):
+        assert box.find(name, "acme").name == name
+    assert len(looked_up) == 1, "at most once a second"
+    served.append(ConfigDocument.of([Tool(metadata=Metadata(name="new"), function=f"{__name__}:inner")]))
+    assert box.find("new", "acme").name == "new"
+    served.clear()
+    with pytest.raises(StepFailed, match="no tool 'newer'"):
+        box.find("newer", "acme")
+    assert box.find("new", "acme").name == "new"
 
 
 def test_loading_files(tmp_path: Path) -> None:
