@@ -1,4 +1,4 @@
-"""``airi workflow run FILE`` against a real control plane: what it puts there, and what it leaves alone."""
+"""``airi workflow run FILE`` and ``airi apply`` against a real control plane: what they put there, and what they say."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from airi.cli import main, workflows
+from airi.cli import configuration, main, workflows
 from airi.cli.client import Client
 from airi.settings import Settings
 from gateway.control.app import create
@@ -42,6 +42,7 @@ def control(home: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Test
     admin.call("POST", "/admin/v1/tenants", {"metadata": {"name": "acme"}, "teams": [{"name": "core"}]})
     key = admin.call("POST", "/admin/v1/keys", {"tenant": "acme", "team": "core", "role": "developer"})["key"]
     monkeypatch.setattr(workflows, "admin_client", lambda: admin)
+    monkeypatch.setattr(configuration, "admin_client", lambda: admin)
     monkeypatch.setattr(workflows, "tenant_client", lambda: client(key))
     return TestClient(app, base_url="http://airi.test", headers={"authorization": f"Bearer {ADMIN}"})
 
@@ -100,3 +101,17 @@ def test_a_fault_in_a_file_names_its_line(
     assert main(["workflow", "run", str(path), "--detach"]) == 1
     assert f"{path}:5: Workflow/nap: steps.0.if: " in capsys.readouterr().err
     assert control.get("/admin/v1/workflows/nap").status_code == 404
+
+
+@pytest.mark.usefixtures("control")
+def test_apply_warns_of_a_tool_that_nobody_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The control plane has loaded the tool files, so it knows; the start of such a run is refused."""
+    path = tmp_path / "flow.yaml"
+    path.write_text(
+        FLOW.replace("{id: one, wait: {duration: 1s}}", "{id: one, call: tool, with: {tool: nobodys}}")
+    )
+    assert main(["apply", "-f", str(path)]) == 0
+    warning = f"warning: {path}:5: Workflow/nap: steps.0.with.tool: fits no Tool and no function so far"
+    assert warning in capsys.readouterr().out
+    assert main(["workflow", "run", "nap", "--detach"]) == 1
+    assert "unknown tool 'nobodys'" in capsys.readouterr().err
