@@ -1,4 +1,4 @@
-"""Bodies of the control plane's routes: a key that stands twice in an object is refused, as on the model routes."""
+"""Bodies of the control plane's routes: what is no JSON, or has a key twice in an object, is refused as on the model routes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from airi.errors import InvalidRequestError
 from gateway.control.http_errors import from_error
-from gateway.operations import repeated_key
+from gateway.operations import repeated_key, too_deep
 from gateway.repeated_keys import RepeatedKeyError, check_keys
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class UniqueKeys:
         messages: list[Message] = []
         while not messages or messages[-1].get("more_body"):
             messages.append(await receive())
-        refusal = await asyncio.to_thread(_refusal, b"".join(each.get("body", b"") for each in messages))
+        raw = b"".join(each.get("body", b"") for each in messages)
+        refusal = await asyncio.to_thread(_refusal, raw) if raw else None
         if refusal is not None:
             await from_error(refusal)(scope, receive, send)
             return
@@ -57,11 +58,18 @@ def _has_json(scope: Scope) -> bool:
 
 
 def _refusal(raw: bytes) -> InvalidRequestError | None:
-    """Return the 400 for a body with a key that stands twice; what is no JSON is for its route to judge."""
+    """Return the 400 for a body that is no JSON or has a key that stands twice.
+
+    Python's own decoder, which reads bodies after this, takes ``NaN`` and halves of surrogate pairs; no store does.
+    """
     try:
         check_keys(raw, msgspec.json.decode(raw))
     except RepeatedKeyError as error:
         return repeated_key(error)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return None
+    except RecursionError:
+        return too_deep()
+    except UnicodeDecodeError:
+        return InvalidRequestError("The body is not valid UTF-8.", code="invalid_json")
+    except msgspec.MsgspecError as error:
+        return InvalidRequestError(f"The body is not valid JSON: {error}.", code="invalid_json")
     return None

@@ -193,6 +193,23 @@ def test_so_is_one_in_a_body_of_the_control_plane(door: Door, path: str, raw: by
         assert client.post(path, content=b"{}", headers=_JSON).status_code in (200, 400, 404)
 
 
+@pytest.mark.parametrize("path", ["/admin/v1/tenants", "/admin/v1/apply", "/v1/workflows/none/runs"])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        rb'{"metadata": {"name": "odd", "description": "\ud800"}, "inputs": {"a": "\ud800"}}',
+        b'{"metadata": {"name": "odd"}, "weight": NaN}',
+        b'{"metadata": {"name": "odd", "description": "\xff"}}',
+        b'{"metadata": ' + b'{"a": ' * 5_000 + b"1" + b"}" * 5_001,
+    ],
+)
+def test_what_is_no_json_is_refused_by_the_control_plane_too(door: Door, path: str, raw: bytes) -> None:
+    with door.live.client() if path.startswith("/v1") else door.live.admin() as client:
+        answer = client.post(path, content=raw, headers=_JSON)
+    assert answer.status_code == 400
+    assert judge(400, answer.text, door=door)["code"] == "invalid_json"
+
+
 def test_a_body_of_more_than_20_megabytes(door: Door) -> None:
     status, text = send(door, request(door, headers="content-length: 99999999\r\n", body=b""))
     assert status == 413
