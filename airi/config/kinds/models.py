@@ -39,9 +39,9 @@ class ModelContract(Strict):
     """What callers may rely on; a fallback is taken only within it. ``None``: not known, not refused."""
 
     context_window: int | None = Field(None, ge=1, le=MOST)
-    """Tokens of prompt and answer together."""
+    """Tokens of prompt and answer together, for people to read; what is longer is refused by the upstream."""
     max_output_tokens: int = Field(4_096, ge=1, le=MOST)
-    """The most that one answer may have."""
+    """The most that an answer may have where the caller does not say: what limits and budgets hold, and insert."""
     tools: bool = True
     json_schema: bool = True
     vision: bool = False
