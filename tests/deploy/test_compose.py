@@ -56,7 +56,7 @@ def test_every_variable_exists() -> None:
 
 def test_the_settings_that_it_makes_can_be_read(tmp_path: Path) -> None:
     text = json.dumps(environment())
-    filled = json.loads(re.sub(r"\$\{(\w+):[^}]*\}", r"value-of-\1", text))
+    filled = json.loads(re.sub(r"\$\{(\w+):[^}]*\}", r"value-of-\1-which-is-long-enough", text))
     filled["AIRI_CONFIG"] = str(ROOT / "deploy" / "airi.yaml")
     settings = Settings.from_environment({**filled, "AIRI_HOME": str(tmp_path)})
     assert settings.database_url is not None
