@@ -131,7 +131,8 @@ class Snapshot:
         tenant = self._tenants.get(key.tenant)
         if tenant is None:
             raise PermissionDeniedError(
-                f"The tenant '{key.tenant}' of this key does not exist any more.", code="tenant_not_found"
+                f"The tenant '{key.tenant}' of this key is not in the configuration that is in force.",
+                code="tenant_not_found",
             )
         if "models.call" not in PERMISSIONS[key.role]:
             raise PermissionDeniedError(

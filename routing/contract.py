@@ -5,17 +5,16 @@ from __future__ import annotations
 import msgspec
 
 from airi.config.kinds import ModelContract
-from routing.errors import ContextLengthError, ContractError
+from routing.errors import ContractError
 
 
 class Needs(msgspec.Struct, frozen=True, gc=False):
-    """What a request asks of a model. ``context_tokens`` is the least its prompt can be; 0 when not known."""
+    """What a request asks of a model."""
 
     tools: bool = False
     json_schema: bool = False
     vision: bool = False
     embeddings: bool = False
-    context_tokens: int = 0
 
 
 NOTHING = Needs()
@@ -36,13 +35,11 @@ def unmet(contract: ModelContract, needs: Needs) -> list[str]:
         missing.append("vision")
     if needs.embeddings and not contract.embeddings:
         missing.append("embeddings")
-    if contract.context_window is not None and needs.context_tokens > contract.context_window:
-        missing.append("context")
     return missing
 
 
 def droppable(missing: list[str]) -> bool:
-    """Say whether leaving fields out would make the request fit (never images, never length)."""
+    """Say whether leaving fields out would make the request fit (never images)."""
     return all(need in _DROPPABLE for need in missing)
 
 
@@ -51,19 +48,13 @@ def dropped_fields(missing: list[str]) -> tuple[str, ...]:
     return tuple(field for need in missing for field in _DROPPABLE[need])
 
 
-def refusal(alias: str, contract: ModelContract, missing: list[str]) -> ContractError | ContextLengthError:
+def refusal(alias: str, missing: list[str]) -> ContractError:
     """Return the error that names the first need that ``alias`` cannot meet."""
-    need = missing[0]
-    if need == "context":
-        return ContextLengthError(
-            f"The prompt is longer than the context window of '{alias}' ({contract.context_window} tokens).",
-            param="messages",
-        )
     words = {
         "tools": ("does not take tools", "tools"),
         "json_schema": ("does not take a JSON schema as response format", "response_format"),
         "vision": ("does not take images", "messages"),
         "embeddings": ("does not serve embeddings", "model"),
     }
-    what, param = words[need]
+    what, param = words[missing[0]]
     return ContractError(f"The model '{alias}' {what}.", param=param)

@@ -30,12 +30,6 @@ class ContractError(InvalidRequestError):
     code = "unsupported_by_model"
 
 
-class ContextLengthError(InvalidRequestError):
-    """The request is longer than the model's context window (400)."""
-
-    code = "context_length_exceeded"
-
-
 class Unserved(AiriError):  # noqa: N818  # a trait of errors, not an error that is raised
     """What errors carry that end a call without an answer: every try (:class:`routing.call.Attempt`), in order."""
 

@@ -81,9 +81,7 @@ class Route:
             return ()
         if self.drop_params and droppable(missing):
             return dropped_fields(missing)
-        raise refusal(
-            self.alias, self.contract, [need for need in missing if not droppable([need])] or missing
-        )
+        raise refusal(self.alias, [need for need in missing if not droppable([need])] or missing)
 
     @property
     def speaks_responses(self) -> bool:
@@ -100,10 +98,14 @@ class Route:
             return replace(fallbacks[0], fallbacks=fallbacks[1:]) if fallbacks else None
         return replace(self, targets=targets, fallbacks=fallbacks)
 
-    def usable_fallbacks(self, needs: Needs) -> Iterator[Route]:
-        """Yield the fallbacks whose contract meets ``needs``; nothing is dropped to fit a fallback."""
+    def usable_fallbacks(self, needs: Needs, prompt_tokens: int) -> Iterator[Route]:
+        """Yield the fallbacks whose contract meets ``needs``; nothing is dropped to fit a fallback.
+
+        ``prompt_tokens`` is an estimate: good enough to pass over a fallback, not to refuse a call, for which the upstream counts.
+        """
         for route in self.fallbacks:
-            if not unmet(route.contract, needs):
+            window = route.contract.context_window
+            if not unmet(route.contract, needs) and (window is None or prompt_tokens <= window):
                 yield route
 
 

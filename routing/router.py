@@ -64,7 +64,7 @@ class Router:
         flight = _Flight(self, call, drop)
         answer = await flight.along(call.route)
         if answer is None:
-            for fallback in call.route.usable_fallbacks(call.needs):
+            for fallback in call.route.usable_fallbacks(call.needs, call.input_tokens):
                 answer = await flight.along(fallback, drop=())
                 if answer is not None:
                     break

@@ -26,7 +26,7 @@ _MAX_INPUT_BYTES = 4 * 1024 * 1024
 
 
 class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class StartBody(_Body):

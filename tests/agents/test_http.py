@@ -179,11 +179,11 @@ def test_approval_needs_the_role(world: World) -> None:
     shown = world.call("GET", f"/v1/runs/{run}").json()
     assert shown["approvals"] == [{"step": "ok", "role": "policy_approver", "message": "Sure?"}]
     assert world.call("POST", f"/v1/runs/{run}/approve", json={}).status_code == 403
-    assert (
-        world.call("POST", f"/v1/runs/{run}/approve", "approver", json={"approved": True}).status_code == 200
-    )
+    path = f"/v1/runs/{run}/approve"
+    assert world.call("POST", path, "approver", json={"approved": "yes"}).status_code == 400, "no yes or no"
+    assert world.call("POST", path, "approver", json={"approved": True}).status_code == 200
     assert world.ended(run)["outputs"] == {"by": f"key/{world.key_ids['approver']}"}
-    assert world.call("POST", f"/v1/runs/{run}/approve", "approver", json={}).status_code == 409
+    assert world.call("POST", path, "approver", json={}).status_code == 409
 
 
 def test_cancel(world: World) -> None:

@@ -12,7 +12,7 @@ from airi.config.kinds import AnyResource
 from airi.errors import ConfigError
 from airi.secrets import Secret
 from routing.contract import Needs
-from routing.errors import ContextLengthError, ContractError, UnknownModelError
+from routing.errors import ContractError, UnknownModelError
 from routing.prices import PriceMap
 from routing.registry import RoutingTable
 from routing.specs import parse_base_url, resolve_plain_reference
@@ -184,11 +184,11 @@ def test_addresses_that_are_none(url: str) -> None:
 def test_contracts_are_checked_by_name() -> None:
     built = table(
         pool("p", UP),
-        model("m", {"pool": "p"}, contract={"json_schema": False, "context_window": 100}),
+        model("m", {"pool": "p"}, contract={"json_schema": False}),
         model("d", {"pool": "p"}, contract={"json_schema": False, "tools": False}, drop_params=True),
     )
     route = built.resolve("m")
-    assert route.check(Needs(tools=True, context_tokens=100)) == ()
+    assert route.check(Needs(tools=True)) == ()
     for needs, param in (
         (Needs(json_schema=True), "response_format"),
         (Needs(vision=True), "messages"),
@@ -197,9 +197,6 @@ def test_contracts_are_checked_by_name() -> None:
         with pytest.raises(ContractError) as caught:
             route.check(needs)
         assert (caught.value.param, "'m'" in caught.value.message) == (param, True)
-    with pytest.raises(ContextLengthError) as long:
-        route.check(Needs(context_tokens=101))
-    assert long.value.code == "context_length_exceeded"
     dropped = built.resolve("d").check(Needs(tools=True, json_schema=True))
     assert dropped == ("tools", "tool_choice", "parallel_tool_calls", "response_format")
 

@@ -283,7 +283,7 @@ async def test_fallbacks_only_within_the_contract() -> None:
             provider("pb", b.url + "/v1"),
             provider("pc", c.url + "/v1"),
             model("m", {"provider": "pa"}, fallbacks=["small", "large"], retries=FAST),
-            model("small", {"provider": "pb"}, contract={"tools": False}),
+            model("small", {"provider": "pb"}, contract={"tools": False, "context_window": 100}),
             model("large", {"provider": "pc"}),
         ) as (router, built),
     ):
@@ -292,7 +292,8 @@ async def test_fallbacks_only_within_the_contract() -> None:
         answer.close()
         assert (answer.target, answer.version, len(b.seen)) == ("pc", "large@v1", 0)
         assert [attempt.label for attempt in answer.attempts] == ["m@v1"] * 3 + ["large@v1"]
-        assert (await router.send(call(built))).target == "pb"
+        assert (await router.send(call(built, input_tokens=101))).target == "pc"
+        assert (await router.send(call(built, input_tokens=100))).target == "pb"
 
 
 async def test_a_place_without_its_secret_fails_its_own_calls_until_it_has_it(

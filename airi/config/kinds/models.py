@@ -39,7 +39,7 @@ class ModelContract(Strict):
     """What callers may rely on; a fallback is taken only within it. ``None``: not known, not refused."""
 
     context_window: int | None = Field(None, ge=1, le=MOST)
-    """Tokens of prompt and answer together, for people to read; what is longer is refused by the upstream."""
+    """Tokens of prompt and answer together: a fallback with room for less than the prompt (as estimated) is passed over."""
     max_output_tokens: int = Field(4_096, ge=1, le=MOST)
     """The most that an answer may have where the caller does not say: what limits and budgets hold, and insert."""
     tools: bool = True

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, Depends, Query
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from airi.clock import unix_ms
-from airi.config.kinds import Budget, Tenant
+from airi.config.kinds import Budget, Limits, Tenant
 from airi.config.units import Milliseconds
 from airi.errors import InvalidRequestError
 from airi.keys.errors import GrantError, KeyNotFoundError
@@ -26,6 +26,10 @@ from gateway.control.services import Services
 _HIDDEN = ("digest", "retiring")
 T = TypeVar("T")
 _BUDGETS = TypeAdapter(list[Budget])
+_LIMITS = TypeAdapter(Limits)
+_LAST_EXPIRY_MS = 253_402_300_799_000
+"""The end of the year 9999."""
+_NAME_CHARACTERS = 512
 
 
 class RotateBody(BaseModel):
@@ -174,7 +178,10 @@ def budget_views(budgets: tuple[KeyBudget, ...]) -> list[dict[str, Any]]:
 
 def _convert(body: dict[str, Any], kind: type[T]) -> T:
     if "budgets" in body:
-        body = {**body, "budgets": key_budgets(_budgets(body["budgets"]))}
+        body = {**body, "budgets": key_budgets(_checked(_BUDGETS, body["budgets"], "budgets"))}
+    if "limits" in body:
+        body = {**body, "limits": _checked(_LIMITS, body["limits"], "limits").model_dump()}
+    _bound(body)
     try:
         return msgspec.convert(body, kind, from_attributes=True)
     except msgspec.ValidationError as error:
@@ -182,14 +189,31 @@ def _convert(body: dict[str, Any], kind: type[T]) -> T:
         raise InvalidRequestError(message, param=place.strip("`").removeprefix("$.") or None) from error
 
 
-def _budgets(data: Any) -> list[Budget]:
-    """Read budgets in dollars, as in a Tenant."""
+def _bound(body: dict[str, Any]) -> None:
+    """Refuse what SQL, a calendar or a table for people cannot hold."""
+    expiry = body.get("expires_at_ms")
+    if isinstance(expiry, int) and expiry > _LAST_EXPIRY_MS:
+        raise InvalidRequestError("the expiry lies beyond the year 9999", param="expires_at_ms")
+    for field in ("name", "user"):
+        text = body.get(field)
+        if isinstance(text, str) and (len(text) > _NAME_CHARACTERS or not text.isprintable()):
+            raise InvalidRequestError(
+                f"{field}: at most {_NAME_CHARACTERS} printable characters", param=field
+            )
+
+
+def _checked(form: TypeAdapter[T], data: Any, name: str) -> T:
+    """Read limits or budgets as in a Tenant: a key that is not known is no limit, so it is refused."""
     try:
-        return _BUDGETS.validate_python(data)
+        found = form.validate_python(data)
     except ValidationError as error:
         first = error.errors()[0]
-        path = ".".join(str(part) for part in ("budgets", *first["loc"]))
+        path = ".".join(str(part) for part in (name, *first["loc"]))
         raise InvalidRequestError(f"{path}: {first['msg']}", param=path) from error
+    names = [budget.name for budget in found] if isinstance(found, list) else []
+    if len(names) != len(set(names)):
+        raise InvalidRequestError("two budgets have one name", param=name)
+    return found
 
 
 def _given(change: KeyChange) -> dict[str, Any]:
