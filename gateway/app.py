@@ -12,8 +12,8 @@ import msgspec
 from airi.errors import AiriError, NotFoundError, UnavailableError
 from airi.http.server import Request
 from airi.ids import new_trace_id
-from gateway.errors import MethodNotAllowedError
-from gateway.heads import JSON, retry_after
+from gateway.errors import MethodNotAllowedError, transport_error_body
+from gateway.heads import JSON, json_head, retry_after
 from gateway.operations import OPERATIONS, Operation, error_form
 from gateway.pipeline import Pipeline
 from gateway.proxy import is_control_path
@@ -81,7 +81,7 @@ class DataPlane:
             if not request.finished:
                 request.finish()
             return
-        block = _json_head() + retry_after(error)
+        block = json_head() + retry_after(error)
         if isinstance(error, MethodNotAllowedError):
             block += b"allow: %b\r\n" % error.allow.encode()
         request.respond(error.status, block, error_form(operation, error))
@@ -104,18 +104,18 @@ class DataPlane:
     async def _models(self, request: Request) -> None:
         key = await find_key(self._runtime, bearer(request))
         data = [_model_object(route) for route in self._runtime.snapshot.models_of(key)]
-        request.respond(200, _json_head(), _encode({"object": "list", "data": data}))
+        request.respond(200, json_head(), _encode({"object": "list", "data": data}))
 
     async def _model(self, request: Request) -> None:
         key = await find_key(self._runtime, bearer(request))
         # OpenAI's SDKs send the slash of "sim/small" as %2F.
         plan = self._runtime.snapshot.plan(key, unquote(request.path.removeprefix("/v1/models/")))
-        request.respond(200, _json_head(), _encode(_model_object(plan.route)))
+        request.respond(200, json_head(), _encode(_model_object(plan.route)))
 
 
-def _json_head() -> bytes:
-    """Return the headers of an answer that is no call's: OpenAI's clients look for a request id on every one."""
-    return b"%bx-request-id: req_%b\r\n" % (JSON, new_trace_id().encode())
+def transport_error(status: int, message: str) -> tuple[bytes, bytes]:
+    """Return header lines and body for what the HTTP server itself refuses."""
+    return json_head(), transport_error_body(status, message)
 
 
 def _only_get(request: Request, path: str) -> None:

@@ -52,10 +52,14 @@ def error_body(error: AiriError) -> bytes:
     )
 
 
-_TYPES = {408: "timeout_error", 413: "invalid_request_error", 429: "rate_limit_error"}
+_TRANSPORT_CODES = {
+    405: "method_not_allowed", 408: "request_timeout", 413: "request_too_large", 431: "headers_too_large",
+    500: "internal_error", 503: "overloaded",
+}  # fmt: skip
 
 
 def transport_error_body(status: int, message: str) -> bytes:
     """Return the body of an error found below the pipeline, by the HTTP server."""
-    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    return _encode({"error": {"message": message, "type": kind, "param": None, "code": f"http_{status}"}})
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    code = _TRANSPORT_CODES.get(status, "invalid_http")
+    return _encode({"error": {"message": message, "type": kind, "param": None, "code": code}})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from airi.errors import AiriError
+from airi.ids import new_trace_id
 from gateway.exchange import Exchange
 
 JSON = b"content-type: application/json\r\n"
@@ -30,6 +31,11 @@ def head(exchange: Exchange, kind: bytes) -> bytes:
         parts.append(exchange.admitted.head())
     parts.append(b"openai-processing-ms: %d\r\n" % ((time.monotonic_ns() - exchange.started_ns) // 1_000_000))
     return b"".join(parts)
+
+
+def json_head() -> bytes:
+    """Return the headers of an answer that is no call's: OpenAI's clients look for a request id on every one."""
+    return b"%bx-request-id: req_%b\r\n" % (JSON, new_trace_id().encode())
 
 
 def retry_after(error: AiriError) -> bytes:

@@ -29,8 +29,7 @@ from airi.settings import Settings
 from airi.storage import prepare
 from airi.stored_responses import ResponseStore
 from airi.up.ready import notify_ready
-from gateway.app import DataPlane
-from gateway.errors import transport_error_body
+from gateway.app import DataPlane, transport_error
 from gateway.exchange import Exchange
 from gateway.proxy import ControlProxy
 from gateway.runtime import Runtime
@@ -75,7 +74,7 @@ class GatewayProcess:
         )
         server = await serve(
             app.handle, host=settings.host, port=settings.port, reuse_port=True, tls=tls,
-            limits=ServerLimits(), error_body=transport_error_body,
+            limits=ServerLimits(), error_form=transport_error,
         )  # fmt: skip
         notify_ready()
         gc.set_threshold(*_GC_THRESHOLDS)

@@ -216,10 +216,10 @@ class Connection(RequestReader):
             self._next = None
             return
         server = self.server
-        body = server.error_body(status, message)
+        head, body = server.error_form(status, message)
         transport.write(
-            b"%b%bcontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
-            % (server.status_line(status), headers, len(body), body)
+            b"%b%b%bcontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (server.status_line(status), headers, head, len(body), body)
         )
         self.deadline = server.loop.time() + _LINGER_SECONDS
         self._watch_writing()

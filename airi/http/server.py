@@ -20,7 +20,8 @@ from airi.http.sweeper import Sweeper
 __all__ = ["Handler", "Request", "Server", "ServerLimits", "openai_error", "serve"]
 
 Handler = Callable[[Request], Coroutine[Any, Any, None]]
-ErrorBody = Callable[[int, str], bytes]
+ErrorForm = Callable[[int, str], tuple[bytes, bytes]]
+"""A status and a message to header lines (each with its line break) and body."""
 
 _BACKLOG = 2048
 _TICK_SECONDS = 0.25
@@ -42,21 +43,22 @@ class ServerLimits:
     max_connections: int = 10_000
 
 
-def openai_error(status: int, message: str) -> bytes:
+def openai_error(status: int, message: str) -> tuple[bytes, bytes]:
     """Return OpenAI's error form for a request that was refused before a handler saw it."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}}).encode()
+    body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}})
+    return b"content-type: application/json\r\n", body.encode()
 
 
 class Server:
     """Listeners and connections of one :func:`serve`."""
 
     def __init__(
-        self, handler: Handler, limits: ServerLimits, error_body: ErrorBody, loop: asyncio.AbstractEventLoop
+        self, handler: Handler, limits: ServerLimits, error_form: ErrorForm, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.loop = loop
         self.limits = limits
-        self.error_body = error_body
+        self.error_form = error_form
         self.keepalive_seconds = limits.keepalive_ms / 1000
         self.connections: set[Connection] = set()
         self.draining = False
@@ -177,8 +179,7 @@ class Server:
         if request.started:
             request.abort()
         else:
-            body = self.error_body(500, "The server failed to answer this request.")
-            request.respond(500, b"content-type: application/json\r\n", body)
+            request.respond(500, *self.error_form(500, "The server failed to answer this request."))
 
     def _refresh(self, now: float) -> None:
         self.now = now
@@ -204,15 +205,15 @@ async def serve(
     reuse_port: bool = False,
     tls: ssl.SSLContext | None = None,
     limits: ServerLimits | None = None,
-    error_body: ErrorBody = openai_error,
+    error_form: ErrorForm = openai_error,
 ) -> Server:
     """Listen on ``host:port``, on the unix socket ``uds`` (mode 0600), or on both, and answer with ``handler``.
 
     The handler runs as one task a request and is cancelled when the client leaves before its answer is finished.
-    ``error_body`` writes the body of what the server itself refuses.
+    ``error_form`` writes the answer to what the server itself refuses.
     """
     loop = asyncio.get_running_loop()
-    server = Server(handler, limits or ServerLimits(), error_body, loop)
+    server = Server(handler, limits or ServerLimits(), error_form, loop)
     handshake = server.limits.header_ms / 1000 if tls else None
     if port is not None:
         listener = await loop.create_server(

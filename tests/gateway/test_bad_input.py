@@ -213,10 +213,11 @@ def test_what_is_no_json_is_refused_by_the_control_plane_too(door: Door, path: s
 def test_a_body_of_more_than_20_megabytes(door: Door) -> None:
     status, text = send(door, request(door, headers="content-length: 99999999\r\n", body=b""))
     assert status == 413
-    judge(status, text, door=door)
+    assert judge(status, text, door=door)["code"] == "request_too_large"
     with door.live.client() as client:
         chunked = client.post(PATH, content=(b"x" * 65_536 for _ in range(400)), headers=_JSON)
     assert chunked.status_code == 413
+    assert chunked.headers["x-request-id"].startswith("req_")
 
 
 def test_keys_that_are_missing_broken_revoked_or_expired(door: Door) -> None:
@@ -280,7 +281,7 @@ def test_headers_without_end(door: Door) -> None:
     for headers in (many, long):
         status, text = send(door, request(door, headers=headers))
         assert status == 431
-        judge(status, text, door=door)
+        assert judge(status, text, door=door)["code"] == "headers_too_large"
 
 
 @pytest.mark.parametrize(
