@@ -170,9 +170,9 @@ def test_hostile_yaml_is_refused(text: str, fault: str) -> None:
 def test_alias_bombs_are_cut_off_quickly() -> None:
     levels = [f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]" for i in range(12)]
     bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "\n".join(levels)
-    started = time.monotonic()
+    started = time.process_time()
     assert compose(bomb, "f")[1] == ["f:7: aliases unfold to more than 4,000,000 values"]
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
 
 
 plain = st.recursive(

@@ -226,10 +226,10 @@ def test_table_finds_every_scope_and_caches() -> None:
     for i in range(100):
         table.scopes_for("acme", None, record, None, f"m{i}")
     assert len(table._cache) == 8
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(1_000):
         table.scopes_for("acme", None, record, None, "m99")
-    assert (time.perf_counter() - started) / 1_000 < 50e-6
+    assert (time.process_time() - started) / 1_000 < 50e-6
 
 
 def test_estimate_is_the_90th_percentile_and_bounded() -> None:
