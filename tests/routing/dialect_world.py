@@ -9,15 +9,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import pytest
 
 from routing.adapters.litellm_sdk import load
 from routing.call import Call
-from routing.payload import Payload
 from routing.registry import RoutingTable
 from routing.router import Router
 from tests.routing import bedrock_server, gemini_server
+from tests.routing.asking import Asking, made
 from tests.routing.bedrock_server import BedrockServer
 from tests.routing.build import model, provider, table
 from tests.routing.gemini_server import GeminiServer
@@ -52,7 +51,7 @@ AWS = {
 
 
 @dataclass
-class World:
+class World(Asking):
     """Both servers behind one router; ``name`` is the dialect that a test speaks of."""
 
     gemini: GeminiServer
@@ -66,33 +65,7 @@ class World:
         return self.gemini if self.name == "gemini" else self.bedrock
 
     def call(self, kind: str = "x", *, stream: bool = False, alias: str = "", **body: Any) -> Call:
-        full = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream, **body}
-        if stream:
-            full["stream_options"] = {"include_usage": True}
-        route = self.built.resolve(alias or f"{self.name}-{kind}")
-        trace = [(b"traceparent", b"00-a-b-01"), (b"authorization", b"Bearer airi_caller")]
-        return Call(route, "t", Payload(full), stream=stream, headers=trace)
-
-    async def whole(self, kind: str = "x", **body: Any) -> tuple[int, Any]:
-        answer = await self.router.send(self.call(kind, **body))
-        answer.close()
-        return answer.status, msgspec.json.decode(await answer.read())
-
-    async def stream(self, kind: str = "x", **body: Any) -> list[Any]:
-        answer = await self.router.send(self.call(kind, stream=True, **body))
-        blocks = []
-        try:
-            while (block := await answer.next_block()) is not None:
-                blocks.append(block)
-        finally:
-            answer.close()
-        events = b"".join(blocks).decode().split("\n\n")
-        assert events.pop() == ""
-        assert events.pop() == "data: [DONE]"
-        return [msgspec.json.decode(event.removeprefix("data: ")) for event in events]
-
-    def in_flight(self) -> int:
-        return sum(place.in_flight for place in self.router.fleet.places.values())
+        return made(self.built.resolve(alias or f"{self.name}-{kind}"), stream=stream, **body)
 
 
 def _table(gemini: GeminiServer, bedrock: BedrockServer) -> RoutingTable:

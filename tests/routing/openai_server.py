@@ -8,6 +8,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.routing.loopback import LoopbackServer
+
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\nx-secret: no\r\n\r\n"
 
 
@@ -19,7 +21,7 @@ class Seen:
 
 
 @dataclass
-class OpenAIServer:
+class OpenAIServer(LoopbackServer):
     """``script`` holds what the next requests get (``ok``, ``500``, ``429``, ``close``, ``silent``, ``head_only``,
     ``cut``, ``stall``, ``slow``, …); ``usual`` is for all others."""
 
@@ -33,34 +35,6 @@ class OpenAIServer:
     metrics: str = ""
     active: int = 0
     port: int = 0
-
-    async def __aenter__(self) -> OpenAIServer:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.stop()
-
-    async def start(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def stop(self) -> None:
-        """Stop like a killed process: nobody listens, connections are gone."""
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(self._serve(reader, writer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -18,10 +18,10 @@ from routing.adapters.litellm_sdk import KNOWN_BAD_VERSIONS, check_version
 from routing.adapters.translation import chunk_events, parameters
 from routing.call import Call
 from routing.errors import ContractError, KnownBadVersionError, UpstreamError
-from routing.payload import Payload
 from routing.registry import RoutingTable
 from routing.router import Router
 from tests.routing.anthropic_server import AnthropicServer
+from tests.routing.asking import Asking, made
 from tests.routing.build import model, provider, table
 
 # litellm's own types make pydantic warn when they are first used.
@@ -38,44 +38,21 @@ TOOLS = [
 MODELS = ["x", "429", "400", "401", "529", "silent", "stall", "drop", "cut", "repeats"]
 
 
-class Rig:
+class Rig(Asking):
     def __init__(self, server: AnthropicServer, router: Router, built: RoutingTable) -> None:
         self.server, self.router, self.built = server, router, built
 
-    def call(self, name: str = "x", *, stream: bool = False, drop_params: bool = False, **body: Any) -> Call:
-        full = {
-            "model": "m",
-            "messages": [{"role": "user", "content": "hi"}],
-            "max_tokens": 20,
-            "stream": stream,
-            **body,
-        }
-        if stream:
-            full["stream_options"] = {"include_usage": True}
-        route = self.built.resolve("drop" if drop_params else f"m-{name}")
-        trace = [(b"traceparent", b"00-a-b-01"), (b"authorization", b"Bearer airi_caller")]
-        return Call(route, "t", Payload(full), stream=stream, headers=trace)
-
-    async def whole(self, name: str = "x", **body: Any) -> tuple[int, Any]:
-        answer = await self.router.send(self.call(name, **body))
-        answer.close()
-        return answer.status, msgspec.json.decode(await answer.read())
-
-    async def stream(self, name: str = "x", **body: Any) -> list[Any]:
-        answer = await self.router.send(self.call(name, stream=True, **body))
-        blocks = []
-        try:
-            while (block := await answer.next_block()) is not None:
-                blocks.append(block)
-        finally:
-            answer.close()
-        events = b"".join(blocks).decode().split("\n\n")
-        assert events.pop() == ""
-        assert events.pop() == "data: [DONE]"
-        return [msgspec.json.decode(event.removeprefix("data: ")) for event in events]
-
-    def in_flight(self) -> int:
-        return sum(place.in_flight for place in self.router.fleet.places.values())
+    def call(
+        self,
+        kind: str = "x",
+        *,
+        stream: bool = False,
+        drop_params: bool = False,
+        max_tokens: int = 20,
+        **body: Any,
+    ) -> Call:
+        route = self.built.resolve("drop" if drop_params else f"m-{kind}")
+        return made(route, stream=stream, max_tokens=max_tokens, **body)
 
 
 @pytest.fixture
